@@ -1,0 +1,182 @@
+"""Owns one executor: the only place that calls it, always on its own thread, one call at a time.
+
+What the loop wants of the executor is kept here until the next :meth:`ExecutorPort.beat` carries it over:
+workloads of committed transactions, and calls that change its state. A beat hands them over, sends the
+heartbeat and brings back the events. So ``queue_workload``, ``heartbeat``, ``sync`` and
+``get_event_buffer`` of one executor never overlap, and an executor that hangs holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from async_scheduler.bridge.threads import PurposeThread
+from async_scheduler.errors import ExecutorUnresponsive
+
+if TYPE_CHECKING:
+    from airflow.executors.base_executor import BaseExecutor
+
+Events = dict[Any, tuple[Any, Any]]
+"""Workload key → (state, info), as in ``BaseExecutor.event_buffer``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What one beat did: workloads handed over, seconds the heartbeat took."""
+
+    handed_over: int
+    seconds: float
+
+
+class ExecutorPort:
+    """One executor behind a thread of its own. Made on the event loop; *wake* asks for a beat."""
+
+    def __init__(self, executor: BaseExecutor, wake: Callable[[], None]) -> None:
+        self.executor = executor
+        self.name = _display_name(executor)
+        self.events: Events = {}
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._thread = PurposeThread(f"executor-{self.name}")
+        self._workloads: deque[Any] = deque()
+        self._calls: deque[Callable[[], object]] = deque()
+        # Written by the executor's thread, so that nothing is lost with a beat nobody waits for any more.
+        self._arrived: deque[Events] = deque()
+        self._outstanding: Counter[Any] = Counter()
+
+    def accept(self, workload: Any) -> None:
+        """Take a workload whose transaction has committed; the next beat hands it over."""
+        self._workloads.append(workload)
+        self._outstanding[workload.key] += 1
+        self._wake()
+
+    def call_later(self, function: Callable[[], object]) -> None:
+        """Run *function* on the executor's thread at the next beat, before its heartbeat; from any thread."""
+        self._calls.append(function)
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def call_and_wait(self, function: Callable[[], Any], name: str, timeout: float) -> Any:
+        """Run *function* on the executor's thread and wait; for callers on other threads.
+
+        :raises ExecutorUnresponsive: when there is no answer within *timeout* seconds.
+        """
+        future = self._thread.submit(function)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            if not future.done():  # else the executor's own code raised it
+                future.cancel()
+                raise ExecutorUnresponsive(self.name, name, timeout) from None
+            raise
+
+    @property
+    def waiting(self) -> int:
+        """Workloads accepted and not yet handed over."""
+        return len(self._workloads)
+
+    @property
+    def has_unfinished_work(self) -> bool:
+        """Whether a workload handed over has not sent its last event yet."""
+        return bool(self._outstanding or self._workloads or self._calls)
+
+    def awaits(self, key: Any) -> bool:
+        """Whether a workload with *key* was accepted whose last event has not arrived."""
+        return self._outstanding[key] > 0 if key in self._outstanding else False
+
+    def forget(self, key: Any) -> None:
+        """Expect no more of the workload with *key*, and do not hand it over if that has not happened."""
+        self._outstanding.pop(key, None)
+        for workload in [waiting for waiting in self._workloads if waiting.key == key]:
+            self._workloads.remove(workload)
+
+    async def beat(self) -> Beat:
+        """Hand over what waits, send the heartbeat, bring back events into :attr:`events`."""
+        beat = await self._thread.call(self._beat)
+        self._take_arrived()
+        return beat
+
+    def _take_arrived(self) -> None:
+        while self._arrived:
+            events = self._arrived.popleft()
+            # Events that were put back because their rows were locked are older: the new ones win.
+            self.events.update(events)
+            for key in [key for key, (state, _) in events.items() if _is_last(state)]:
+                self._outstanding[key] -= 1
+                if self._outstanding[key] <= 0:
+                    del self._outstanding[key]
+
+    def _beat(self) -> Beat:
+        handed_over = self._hand_over()
+        started = perf_counter()
+        self.executor.heartbeat()
+        self._arrived.append(self.executor.get_event_buffer())
+        return Beat(handed_over, perf_counter() - started)
+
+    def _hand_over(self) -> int:
+        from airflow.utils.session import create_session
+
+        while self._calls:
+            self._calls.popleft()()
+        waiting = list(self._workloads)
+        if waiting:
+            with create_session() as session:
+                for workload in waiting:
+                    self.executor.queue_workload(workload, session=session)
+        # Removed only now that the executor's own transaction, if it made one, has committed.
+        for _ in waiting:
+            self._workloads.popleft()
+        return len(waiting)
+
+    async def end(self, patience: float) -> None:
+        """End the executor, on its thread, after the call under way; collect its last events.
+
+        Ending may take as long as its tasks do. That the call before it does not return is waited for at
+        most *patience* seconds.
+
+        :raises ExecutorUnresponsive: when the executor is stuck in that call.
+        """
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        ending = self._thread.submit(self._end, lambda: loop.call_soon_threadsafe(begun.set))
+        try:
+            async with asyncio.timeout(patience):
+                await begun.wait()
+        except TimeoutError:
+            ending.cancel()
+            raise ExecutorUnresponsive(self.name, "heartbeat", patience) from None
+        try:
+            await asyncio.wrap_future(ending)
+        finally:
+            self._take_arrived()
+
+    def _end(self, begun: Callable[[], object]) -> None:
+        begun()
+        # A workload that was queued in the database but not handed over is handed over still: the
+        # executors' end() waits for what they hold, and nothing stays queued for nobody.
+        try:
+            if self._workloads:
+                self._beat()
+        finally:
+            self.executor.end()
+            self._arrived.append(self.executor.get_event_buffer())
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._thread.close()
+
+
+def _display_name(executor: BaseExecutor) -> str:
+    name = executor.name
+    if name is None or not (name.alias or name.module_path):
+        return type(executor).__name__
+    base = str(name.alias or name.module_path)
+    return f"{name.team_name}:{base}" if name.team_name else base
+
+
+def _is_last(state: Any) -> bool:
+    return str(getattr(state, "value", state)) in {"success", "failed"}

@@ -1,0 +1,84 @@
+"""A thread that belongs to one purpose: blocking calls run there, one at a time, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+from async_scheduler.measure import attribution
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Job = tuple[Future[Any], Callable[[], Any]]
+
+
+class PurposeThread:
+    """Runs blocking calls of one purpose, for example one executor, in the order they were made.
+
+    A daemon thread, unlike those of ``ThreadPoolExecutor``: a call that never returns must not keep the
+    process from ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a call and return its future; for callers on other threads."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+            self._thread.start()
+        future: Future[T] = Future()
+        self._jobs.put((future, attribution.carried(lambda: function(*args, **kwargs))))
+        return future
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a call and return its result without blocking the loop.
+
+        A cancelled caller stops waiting; a call that has begun runs to its end, and the next one of this
+        thread waits for it.
+        """
+        with attribution.waiting(f"thread {self.name}"):
+            return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+    async def drain(self) -> None:
+        """Wait until the calls made so far have ended."""
+        if self._thread is not None:
+            await self.call(lambda: None)
+
+    def close(self) -> None:
+        """Let the thread end after the calls it has; do not wait for one that hangs."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            future, function = job
+            if future.set_running_or_notify_cancel():
+                _settle(future, function)
+
+
+def _settle(future: Future[T], function: Callable[[], T]) -> None:
+    """Give *future* what *function* returns or raises, and give back the thread's scoped session."""
+    try:
+        result = _with_own_session(function)
+    # Whatever it is, it belongs to the caller, who gets it from the future.
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _with_own_session(function: Callable[[], T]) -> T:
+    from airflow import settings
+
+    try:
+        return function()
+    finally:
+        if settings.Session is not None:
+            settings.Session.remove()

@@ -1,0 +1,1 @@
+"""The command line: ``airflow scheduler --async`` and ``airflow async-scheduler …``."""

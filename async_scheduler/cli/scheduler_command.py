@@ -1,0 +1,85 @@
+"""``airflow scheduler --async``: the stock command's frame around our job runner."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow.cli.commands import scheduler_command as stock
+from airflow.cli.commands.daemon_utils import run_command_with_daemon_option
+from airflow.configuration import conf
+from airflow.jobs.job import Job, run_job
+from airflow.utils import cli as cli_utils
+from airflow.utils.memray_utils import MemrayTraceComponents, enable_memray_trace
+from airflow.utils.process_utils import set_component_mp_start_method
+from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+
+from async_scheduler.driver.event_loop import loop_factory
+from async_scheduler.errors import AsyncSchedulerError, InvalidSetting
+from async_scheduler.settings import SECTION, Settings
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+
+@providers_configuration_loaded  # type: ignore[untyped-decorator]
+def scheduler(args: Namespace) -> None:
+    """Start the async scheduler.
+
+    :raises SystemExit: with code 2 for a wrong setting, before anything touches the database.
+    """
+    try:
+        settings = Settings.from_airflow()
+        if args.trace:
+            # Absolute before a daemon changes its directory.
+            settings = replace(settings, trace_directory=str(Path(args.trace).absolute()))
+        _require_event_loop(settings)
+    except InvalidSetting as error:
+        print(f"airflow scheduler --async: error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+    _run(args, settings)
+
+
+def _require_event_loop(settings: Settings) -> None:
+    try:
+        loop_factory(settings.event_loop)
+    except ModuleNotFoundError:
+        allowed = "auto, asyncio; uvloop is not installed"
+        raise InvalidSetting(SECTION, "event_loop", settings.event_loop, allowed) from None
+
+
+@cli_utils.action_cli  # type: ignore[untyped-decorator]
+def _run(args: Namespace, settings: Settings) -> None:
+    cli_utils.print_banner()
+    if args.only_idle and args.num_runs <= 0:
+        raise SystemExit("The --only-idle flag requires --num-runs to be set to a positive number.")
+    if cli_utils.should_enable_hot_reload(args):
+        from airflow.cli.hot_reload import run_with_reloader
+
+        run_with_reloader(lambda: _run_job(args, settings), process_name="scheduler")
+        return
+    run_command_with_daemon_option(
+        args=args,
+        process_name="scheduler",
+        callback=lambda: _run_job(args, settings),
+        should_setup_logging=True,
+    )
+
+
+@enable_memray_trace(component=MemrayTraceComponents.scheduler)  # type: ignore[untyped-decorator]
+def _run_job(args: Namespace, settings: Settings) -> None:
+    set_component_mp_start_method("scheduler")
+    from async_scheduler.runner import AsyncSchedulerJobRunner
+
+    runner = AsyncSchedulerJobRunner(
+        job=Job(), num_runs=args.num_runs, only_idle=args.only_idle, settings=settings
+    )
+    health_check = conf.getboolean("scheduler", "ENABLE_HEALTH_CHECK")
+    with stock._serve_logs(args.skip_serve_logs), stock._serve_health_check(health_check):
+        try:
+            run_job(job=runner.job, execute_callable=runner._execute)
+        except AsyncSchedulerError as error:
+            print(f"airflow scheduler --async: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(1) from error

@@ -1,0 +1,128 @@
+"""Which runs have to be looked at, and when."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is remembered of a run between two visits.
+
+    ``finished`` is how many of its task instances had finished: when it changes, the next run of a dag
+    whose tasks depend on the past has to be looked at too.
+    """
+
+    dag_id: str
+    logical_date: datetime | None
+    finished: int
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The runs that were known, and those that had been missed, when the database was asked."""
+
+    known: frozenset[int]
+    missed: frozenset[int]
+
+
+class DirtyRuns:
+    """Runs by id, first marked first served. Belongs to one event loop; nothing here blocks."""
+
+    def __init__(self) -> None:
+        self._marked: dict[int, None] = {}
+        self._due: list[tuple[datetime, int]] = []
+        self._due_of: dict[int, datetime] = {}
+        self._known: dict[int, Known] = {}
+        self._missed: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._marked)
+
+    def __contains__(self, run: int) -> bool:
+        return run in self._marked
+
+    def mark(self, runs: Iterable[int]) -> int:
+        """Ask for a visit to each of *runs*; return how many were not asked for already."""
+        before = len(self._marked)
+        for run in runs:
+            self._marked.setdefault(run, None)
+        return len(self._marked) - before
+
+    def mark_at(self, run: int, when: datetime) -> None:
+        """Ask for a visit to *run* at *when*, unless one is asked for earlier."""
+        earlier = self._due_of.get(run)
+        if earlier is None or when < earlier:
+            self._due_of[run] = when
+            heapq.heappush(self._due, (when, run))
+
+    def take(self, most: int, now: datetime) -> list[int]:
+        """Return up to *most* runs to visit now; they are no longer asked for."""
+        while self._due and self._due[0][0] <= now:
+            when, run = heapq.heappop(self._due)
+            if self._due_of.get(run) == when:
+                del self._due_of[run]
+                self.mark([run])
+        taken = [run for run, _ in zip(self._marked, range(most), strict=False)]
+        for run in taken:
+            del self._marked[run]
+        return taken
+
+    def miss(self, runs: Iterable[int]) -> None:
+        """Note that *runs* could not be claimed: locked, or no longer running. See :meth:`see`."""
+        self._missed.update(runs)
+
+    def before_looking(self) -> Looked:
+        """Return what :meth:`see` may judge by the answer to a question asked after this."""
+        return Looked(frozenset(self._known), frozenset(self._missed))
+
+    def see(self, running: Collection[int], looked: Looked) -> int:
+        """Learn which runs can be claimed; return how many of those missed are marked again.
+
+        What is known of runs that ended or were paused is dropped.
+        """
+        self._missed -= looked.missed
+        for run in looked.known.difference(running):
+            self._known.pop(run, None)
+            self._due_of.pop(run, None)
+        return self.mark(looked.missed.intersection(running))
+
+    def due_in(self, now: datetime) -> float | None:
+        """Return the seconds until the next run falls due, 0 if one is, None if nothing is asked for."""
+        if self._marked:
+            return 0.0
+        while self._due and self._due_of.get(self._due[0][1]) != self._due[0][0]:
+            heapq.heappop(self._due)
+        return max(0.0, (self._due[0][0] - now).total_seconds()) if self._due else None
+
+    def remember(self, run: int, known: Known) -> bool:
+        """Note what a visit saw; return whether the number of finished instances is another than before."""
+        before = self._known.get(run)
+        self._known[run] = known
+        return before is None or before.finished != known.finished
+
+    def following(self, run: int) -> int | None:
+        """Return the run of the same dag that comes next after *run*, if it was visited before."""
+        this = self._known[run]
+        if this.logical_date is None:
+            return None
+        later = [
+            (known.logical_date, other)
+            for other, known in self._known.items()
+            if known.dag_id == this.dag_id
+            and known.logical_date is not None
+            and known.logical_date > this.logical_date
+        ]
+        return min(later)[1] if later else None
+
+    def forget(self, run: int) -> None:
+        """Drop everything about a run that has ended."""
+        self._known.pop(run, None)
+        self._due_of.pop(run, None)
+        self._marked.pop(run, None)

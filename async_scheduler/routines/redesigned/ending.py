@@ -1,0 +1,113 @@
+"""What else happens when a run ends: listeners, log lines, metrics, the span, the pause after failures."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from airflow.models.dagrun import DagRun
+from airflow.utils.state import DagRunState
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm.attributes import set_committed_value
+
+from async_scheduler.decide.verdict import Verdict
+from async_scheduler.routines.redesigned.writing import write_ends
+from async_scheduler.store.instances import first_start_dates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    from async_scheduler.database.transaction import Transaction
+    from async_scheduler.routines.redesigned.visiting import Visited
+
+log = logging.getLogger("airflow.models.dagrun.DagRun")
+"""Airflow's own logger for these lines, some of which tools parse."""
+
+FINISHED_LINE = (
+    "DagRun Finished: dag_id=%s, logical_date=%s, run_id=%s, "
+    "run_start_date=%s, run_end_date=%s, run_duration=%s, "
+    "state=%s, run_type=%s, "
+    "data_interval_start=%s, data_interval_end=%s,"
+)
+
+
+async def end_runs(
+    tx: Transaction, ended: Sequence[Visited], now: datetime, scheduler: SchedulerJobRunner
+) -> None:
+    """End the runs of *ended* and do what ``DagRun.update_state`` does then.
+
+    For dags without callbacks and deadlines. Listeners are called after the commit.
+
+    :raises LostRace: when one is no longer running.
+    """
+    if not ended:
+        return
+    await write_ends(tx.session, ended, now)
+    by_id = {one.run.id: one for one in ended}
+    starts = await first_start_dates(tx.session, [one.run.id for one in ended if _is_delay_measured(one)])
+    found = await tx.session.scalars(select(DagRun).where(DagRun.id.in_(by_id)))
+    dag_runs = found.all()
+    await tx.run(scheduler._stamp_team_names, dag_runs, tx.sync_session)
+    for dag_run in dag_runs:
+        one = by_id[dag_run.id]
+        try:
+            await tx.run(_announce, dag_run, one, starts.get(dag_run.id), tx.sync_session)
+        except DBAPIError:
+            raise
+        # As in _schedule_all_dag_runs: what one run's end raises is logged, the others go on.
+        except Exception:
+            log.exception("Error scheduling DAG run %s of %s", one.run.run_id, one.run.dag_id)
+
+
+def _is_delay_measured(one: Visited) -> bool:
+    return one.run.run_type == "scheduled" and one.run.clear_number == 0
+
+
+def _announce(dag_run: Any, one: Visited, first_start: datetime | None, session: Any) -> None:
+    verdict = one.outcome.verdict
+    assert verdict is not None
+    dag_run.dag = one.compiled.dag
+    # The row is written already; the object, loaded after that, only has to speak Airflow's enum.
+    set_committed_value(dag_run, "_state", DagRunState(verdict.run_state))
+    _log_verdict(dag_run, verdict)
+    dag_run.notify_dagrun_state_changed(msg=verdict.value)
+    if verdict is Verdict.FAILED and one.compiled.plan.max_consecutive_failed_runs > 0:
+        dag_run._check_last_n_dagruns_failed(
+            one.run.dag_id, one.compiled.plan.max_consecutive_failed_runs, session
+        )
+    _log_finished(dag_run)
+    dag_run._emit_dagrun_span(state=dag_run.state)
+    measured = [] if first_start is None else [SimpleNamespace(start_date=first_start)]
+    dag_run._emit_true_scheduling_delay_stats_for_finished_state(measured)
+    dag_run._emit_duration_stats_for_finished_state()
+
+
+def _log_verdict(dag_run: Any, verdict: Verdict) -> None:
+    if verdict is Verdict.DEADLOCKED:
+        log.error("Task deadlock (no runnable tasks); marking run %s failed", dag_run)
+    else:
+        log.info("Marking run %s %s", dag_run, "successful" if verdict is Verdict.SUCCESS else "failed")
+
+
+def _log_finished(dag_run: Any) -> None:
+    if not log.isEnabledFor(logging.INFO):
+        return
+    start, end = dag_run.start_date, dag_run.end_date
+    log.info(
+        FINISHED_LINE,
+        dag_run.dag_id,
+        dag_run.logical_date,
+        dag_run.run_id,
+        start,
+        end,
+        (end - start).total_seconds() if start and end else None,
+        dag_run._state,
+        dag_run.run_type,
+        dag_run.data_interval_start,
+        dag_run.data_interval_end,
+    )

@@ -1,0 +1,262 @@
+"""Visits dirty runs: what may run becomes scheduled, what cannot is flagged, what is over is ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airflow import settings as airflow_settings
+from airflow._shared.observability.metrics import stats
+from airflow._shared.timezones import timezone
+
+from async_scheduler.database.transaction import Sessions, Transaction, transaction
+from async_scheduler.decide.states import LAST_FINISHED
+from async_scheduler.driver.routine import Outcome
+from async_scheduler.errors import LostRace
+from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
+from async_scheduler.routines.redesigned.ending import end_runs
+from async_scheduler.routines.redesigned.expanding import write_expansions
+from async_scheduler.routines.redesigned.handover import Callbacks, Handover
+from async_scheduler.routines.redesigned.visiting import Visited, visit
+from async_scheduler.routines.redesigned.writing import write
+from async_scheduler.store.limits import COUNTED_RUN_TYPES, refresh_exceeding
+from async_scheduler.store.running import ClaimedRun, claim_runs, unverified_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from uuid import UUID
+
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    from async_scheduler.plans.cache import CompiledDag, Plans
+
+BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
+"""A run held back by the run before it is looked at again after this, should nobody report a change."""
+
+
+@dataclass(slots=True)
+class Pass:
+    """What one transaction did; filled while it runs, believed once it has committed."""
+
+    now: datetime
+    visited: list[Visited] = field(default_factory=list)
+    scheduled: int = 0
+    finished: int = 0
+    complete: bool = True
+    ended: list[ClaimedRun] = field(default_factory=list)
+    callbacks: Callbacks = field(default_factory=list)
+    handed_over: list[ClaimedRun] = field(default_factory=list)
+    unplanned: list[ClaimedRun] = field(default_factory=list)
+    locked: list[int] = field(default_factory=list)
+
+
+class ScheduleTaskInstances:
+    """The middle of ``SchedulerJobRunner._do_scheduling`` over dirty runs, each visited to its fix point.
+
+    Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED for one batch, then its task instances in the order of ids,
+    until the commit. The limit flag of dags is corrected afterwards, in a transaction of its own.
+
+    :param batch: how many runs one transaction visits at most.
+    """
+
+    name = "schedule"
+
+    def __init__(
+        self, scheduler: SchedulerJobRunner, sessions: Sessions, dirty: DirtyRuns, plans: Plans, batch: int
+    ) -> None:
+        self._scheduler = scheduler
+        self._sessions = sessions
+        self._dirty = dirty
+        self._plans = plans
+        self._batch = batch
+        self._handover = Handover(scheduler, sessions)
+        self._verified: dict[int, UUID] = {}
+
+    async def run_once(self) -> Outcome:
+        """Visit one batch of dirty runs; report what became of them."""
+        now = timezone.utcnow()
+        ids = self._dirty.take(self._batch, now)
+        if not ids:
+            return Outcome(due_in=self._dirty.due_in(now))
+        done = Pass(now)
+        try:
+            async with transaction(self._sessions) as tx:
+                await self._visit(tx, ids, done)
+        except BaseException as error:
+            self._dirty.mark(ids)
+            if isinstance(error, LostRace):
+                return Outcome({"lost_race": 1}, more=True)
+            raise
+        changed = await self._follow_up(done)
+        return self._report(done, changed)
+
+    async def _visit(self, tx: Transaction, ids: Sequence[int], done: Pass) -> None:
+        claimed = await claim_runs(tx.session, ids)
+        done.locked = sorted(set(ids) - {run.id for run in claimed})
+        ours = await self._sort(tx, claimed, done)
+        done.visited, strange = await visit(tx.session, ours, done.now)
+        done.handed_over += strange
+        if not done.visited:
+            return
+        expanded = await write_expansions(tx.session, done.visited, done.now)
+        written = await write(tx.session, done.visited, self._scheduler.job.id, done.now)
+        done.scheduled, done.finished = written.scheduled, written.finished + expanded
+        done.complete = written.complete
+        await self._end(tx, done)
+
+    async def _sort(
+        self, tx: Transaction, claimed: Sequence[ClaimedRun], done: Pass
+    ) -> list[tuple[ClaimedRun, CompiledDag]]:
+        """Return the runs decided here; the others are handed over or wait for their plan."""
+        unverified = await self._unverified(tx, claimed)
+        ours = []
+        for run in claimed:
+            compiled = self._plans.get(run.version)
+            if compiled is None and not self._plans.is_absent(run.version):
+                done.unplanned.append(run)
+            elif compiled is None or run.id in unverified or _is_unusual(run, compiled, done.now):
+                done.handed_over.append(run)
+            else:
+                ours.append((run, compiled))
+        return ours
+
+    async def _unverified(self, tx: Transaction, claimed: Sequence[ClaimedRun]) -> set[int]:
+        """Return the runs that Airflow has to check against a new dag version (``_verify_integrity...``)."""
+        unsure = [
+            run
+            for run in claimed
+            if not run.bundle_version and self._verified.get(run.id) != run.latest_version
+        ]
+        if not unsure:
+            return set()
+        unverified = await unverified_runs(tx.session, [run.id for run in unsure])
+        for run in unsure:
+            if run.id not in unverified and run.latest_version is not None:
+                self._verified[run.id] = run.latest_version
+        return unverified
+
+    async def _end(self, tx: Transaction, done: Pass) -> None:
+        over = [one for one in done.visited if one.outcome.verdict is not None]
+        await end_runs(
+            tx, [one for one in over if not one.compiled.plan.closes_upstream], done.now, self._scheduler
+        )
+        done.ended = [one.run for one in over]
+        upstream = sorted(one.run.id for one in over if one.compiled.plan.closes_upstream)
+        if upstream:
+            done.callbacks = (await self._handover.close(tx, upstream)).callbacks
+
+    async def _follow_up(self, done: Pass) -> bool:
+        """After the commit: callbacks, runs for Airflow's code, plans to compile, flags, the next visits.
+
+        Return whether Airflow's code changed anything.
+        """
+        self._plan_next_visits(done)
+        _report_decisions(done.visited)
+        await self._handover.send(done.callbacks)
+        changed = False
+        for run in done.handed_over:
+            changed |= await self._hand_over(run, done)
+        await self._compile(done.unplanned)
+        if dag_ids := {run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES}:
+            async with transaction(self._sessions) as tx:
+                await refresh_exceeding(tx.session, dag_ids)
+        return changed
+
+    def _plan_next_visits(self, done: Pass) -> None:
+        dirty = self._dirty
+        dirty.miss(done.locked)
+        for run in done.locked:
+            self._verified.pop(run, None)
+        ended = {run.id for run in done.ended}
+        for one in done.visited:
+            changed = dirty.remember(one.run.id, _known(one))
+            if one.compiled.plan.has_past and changed and (other := dirty.following(one.run.id)):
+                dirty.mark([other])
+            if one.run.id in ended:
+                dirty.forget(one.run.id)
+                self._verified.pop(one.run.id, None)
+            elif one.outcome.unsettled or not done.complete:
+                dirty.mark([one.run.id])
+            else:
+                self._plan_by_time(one, done.now)
+
+    def _plan_by_time(self, one: Visited, now: datetime) -> None:
+        run, timeout = one.run, one.compiled.plan.dagrun_timeout
+        if one.outcome.next_due is not None:
+            self._dirty.mark_at(run.id, one.outcome.next_due)
+        if one.facts.blocked_by_past:
+            self._dirty.mark_at(run.id, now + BLOCKED_LOOK_AGAIN)
+        if timeout is not None and run.start_date is not None:
+            self._dirty.mark_at(run.id, run.start_date + timeout)
+
+    async def _hand_over(self, run: ClaimedRun, done: Pass) -> bool:
+        examined = await self._handover.examine(run.id)
+        if examined is None:
+            self._dirty.miss([run.id])
+            return False
+        done.scheduled += examined.scheduled
+        done.finished += examined.flagged
+        if examined.ended:
+            # Airflow's code has corrected the flag of the dag itself.
+            self._dirty.forget(run.id)
+            self._verified.pop(run.id, None)
+        elif examined.changed:
+            self._dirty.mark([run.id])
+        else:
+            self._dirty.mark_at(run.id, done.now + BLOCKED_LOOK_AGAIN)
+        return bool(examined.changed or examined.ended)
+
+    async def _compile(self, unplanned: Collection[ClaimedRun]) -> None:
+        versions = {run.version for run in unplanned if run.version is not None}
+        if versions:
+            await self._plans.fetch(self._sessions, versions)
+            self._dirty.mark(run.id for run in unplanned)
+
+    def _report(self, done: Pass, changed: bool) -> Outcome:
+        due_in = self._dirty.due_in(timezone.utcnow())
+        ended = bool(done.ended) or changed
+        return Outcome(
+            {
+                "examined": len(done.visited) + len(done.handed_over),
+                "handed_over": len(done.handed_over),
+                "scheduled": done.scheduled,
+                "flagged": done.finished,
+                "ended": len(done.ended),
+                "locked": len(done.locked),
+            },
+            progressed=bool(done.scheduled or done.finished or done.ended or changed),
+            more=due_in == 0.0,
+            wakes=("enqueue", "start", "create") if ended else ("enqueue",),
+            due_in=due_in,
+        )
+
+
+def _is_unusual(run: ClaimedRun, compiled: CompiledDag, now: datetime) -> bool:
+    """Whether the run has timed out, lies in the future, or its dag has features not decided here."""
+    plan = compiled.plan
+    timed_out = (
+        plan.dagrun_timeout is not None
+        and run.start_date is not None
+        and run.start_date < now - plan.dagrun_timeout
+    )
+    future = run.logical_date is not None and run.logical_date > now
+    unexpandable = plan.maps and not _can_expand(compiled)
+    return bool(timed_out or future or plan.needs_upstream or unexpandable)
+
+
+def _can_expand(compiled: CompiledDag) -> bool:
+    """Whether new instances can be made here: no hook and no weight rule of the user wants to see them."""
+    hook = airflow_settings.task_instance_mutation_hook
+    return compiled.templates is not None and bool(getattr(hook, "is_noop", False))
+
+
+def _report_decisions(visited: Sequence[Visited]) -> None:
+    for one in visited:
+        tags = {"dag_id": one.run.dag_id, "run_type": one.run.run_type}
+        stats.timing("dagrun.dependency-check", timedelta(seconds=one.seconds), tags=tags)
+
+
+def _known(one: Visited) -> Known:
+    finished = sum(state <= LAST_FINISHED for state in one.board.states)
+    return Known(one.run.dag_id, one.run.logical_date, finished)

@@ -1,0 +1,71 @@
+"""The redesigned stages and what they share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.configuration import conf
+from airflow.jobs.scheduler_job_runner import SCHEDULER_DAG_CACHE_SIZE
+
+from async_scheduler.plans.cache import Plans
+from async_scheduler.routines.redesigned.create import CreateDagRuns, LookUpAhead
+from async_scheduler.routines.redesigned.dirty import DirtyRuns
+from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances
+from async_scheduler.routines.redesigned.events import RunExecutorInSets
+from async_scheduler.routines.redesigned.schedule import ScheduleTaskInstances
+from async_scheduler.routines.redesigned.start import StartDagRuns
+from async_scheduler.routines.redesigned.sweep import Sweep
+
+if TYPE_CHECKING:
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    from async_scheduler.bridge.executor_port import ExecutorPort
+    from async_scheduler.bridge.executor_view import ExecutorView
+    from async_scheduler.database.transaction import Sessions
+    from async_scheduler.settings import Settings
+
+
+class RedesignedStages:
+    """Makes the stages of one scheduler; all of them share the dirty runs and the compiled dags."""
+
+    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, settings: Settings) -> None:
+        self._scheduler = scheduler
+        self._sessions = sessions
+        self._settings = settings
+        self.dirty = DirtyRuns()
+        self.plans = Plans(
+            scheduler.scheduler_dag_bag,
+            SCHEDULER_DAG_CACHE_SIZE,
+            conf.getfloat("core", "min_serialized_dag_update_interval"),
+        )
+        self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass)
+        self.sweep = Sweep(sessions, self.dirty, self.plans, settings.examine_all_interval)
+        self.schedule = ScheduleTaskInstances(
+            scheduler, sessions, self.dirty, self.plans, settings.runs_per_visit
+        )
+        self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch)
+
+    def create(self, look_up_ahead: LookUpAhead) -> CreateDagRuns:
+        """Return the stage that creates runs."""
+        return CreateDagRuns(
+            self._scheduler,
+            self._sessions,
+            self.plans,
+            self._settings.dags_per_creation,
+            self._settings.instances_per_creation,
+            look_up_ahead,
+        )
+
+    def executor(self, name: str, port: ExecutorPort, view: ExecutorView) -> RunExecutorInSets:
+        """Return the routine that runs one executor."""
+        return RunExecutorInSets(
+            name,
+            self._scheduler,
+            self._sessions,
+            port,
+            view,
+            self._settings.executor_poll_interval,
+            self._settings.routine_timeout,
+            self.dirty,
+            has_backlog=lambda: self.enqueue.backlog,
+        )

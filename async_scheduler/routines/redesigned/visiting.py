@@ -1,0 +1,309 @@
+"""Looks at claimed runs: reads their task instances, gathers facts, decides."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from async_scheduler.decide.board import Board
+from async_scheduler.decide.evaluate import Outcome, evaluate
+from async_scheduler.decide.facts import RunFacts
+from async_scheduler.decide.past import PreviousRun, blocked_tasks
+from async_scheduler.decide.states import (
+    CODES,
+    LAST_FINISHED,
+    LAST_SCHEDULABLE,
+    NO_STATE,
+    UP_FOR_RESCHEDULE,
+    UP_FOR_RETRY,
+)
+from async_scheduler.decide.waiting import FailedTry, reschedule_waits, retry_due, retry_waits
+from async_scheduler.store.instances import StateRows, load_failed_tries, load_states
+from async_scheduler.store.waits import (
+    load_lengths,
+    load_previous_run,
+    load_reschedules,
+    load_skip_decisions,
+    tasks_seen_before,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from uuid import UUID
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from async_scheduler.decide.plan import DagPlan
+    from async_scheduler.plans.cache import CompiledDag
+    from async_scheduler.store.running import ClaimedRun
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Visited:
+    """One run looked at. ``ids`` are those of its unfinished task instances, by position on the board."""
+
+    run: ClaimedRun
+    compiled: CompiledDag
+    board: Board
+    ids: list[UUID | None]
+    states_before: list[int]
+    facts: RunFacts
+    outcome: Outcome
+    seconds: float
+    """How long the decision took."""
+
+    def ids_at(self, positions: Collection[int]) -> list[UUID]:
+        """Return the ids of the task instances at *positions*, unfinished before the visit."""
+        return [instance for position in positions if (instance := self.ids[position]) is not None]
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A run whose task instances lie on a board, not yet decided."""
+
+    run: ClaimedRun
+    compiled: CompiledDag
+    board: Board
+    ids: list[UUID | None]
+
+    def positions(self, state: int) -> list[int]:
+        """Return where task instances are in *state*."""
+        if state not in self.board.states:
+            return []
+        return [position for position, found in enumerate(self.board.states) if found == state]
+
+    def waits_for_a_map(self) -> bool:
+        """Whether an instance of a task mapped over results may become scheduled."""
+        plan, tasks = self.compiled.plan, self.board.tasks
+        return plan.has_maps and any(
+            NO_STATE <= state <= LAST_SCHEDULABLE and plan.tasks[tasks[position]].inputs
+            for position, state in enumerate(self.board.states)
+        )
+
+    def rescheduled(self) -> list[int]:
+        """Return where a reschedule may have to be waited for (``ReadyToRescheduleDep``)."""
+        found = self.positions(UP_FOR_RESCHEDULE)
+        plan, board = self.compiled.plan, self.board
+        if plan.maps:
+            # A mapped sensor is asked without a state too: it does not know that it reschedules.
+            found += [
+                position
+                for position in self.positions(NO_STATE)
+                if board.map_indexes[position] >= 0 and plan.tasks[board.tasks[position]].is_sensor
+            ]
+        return found
+
+
+class UnknownTasks(Exception):
+    """A task instance belongs to a task that the dag version does not have."""
+
+
+async def visit(
+    session: AsyncSession, runs: Sequence[tuple[ClaimedRun, CompiledDag]], now: datetime
+) -> tuple[list[Visited], list[ClaimedRun]]:
+    """Decide about *runs* as of *now*; return them, and those that Airflow's own code has to look at.
+
+    Reads one statement for all task instances and at most one for each kind of fact, plus two for each run
+    whose tasks wait for the run before it.
+    """
+    loaded = await load_states(session, [run.id for run, _ in runs])
+    opened, strange = [], []
+    for run, compiled in runs:
+        try:
+            board, ids = lay_out(compiled.plan, loaded.get(run.id) or StateRows())
+        except UnknownTasks:
+            strange.append(run)
+        else:
+            opened.append(_Opened(run, compiled, board, ids))
+    facts = await _gather(session, opened, now)
+    visited = []
+    for one, known in zip(opened, facts, strict=True):
+        try:
+            decided = _decide(one, known)
+        # One run must not hold up the others, whatever is odd about it: Airflow's code, which gets it
+        # next, logs what a run raises and goes on.
+        except Exception:
+            log.exception("Cannot decide DAG run %s of %s", one.run.run_id, one.run.dag_id)
+            strange.append(one.run)
+        else:
+            if decided.outcome.strange:
+                strange.append(one.run)
+            else:
+                visited.append(decided)
+    return visited, strange
+
+
+def _decide(one: _Opened, facts: RunFacts) -> Visited:
+    before, started = list(one.board.states), perf_counter()
+    outcome = evaluate(one.board, facts)
+    seconds = perf_counter() - started
+    return Visited(one.run, one.compiled, one.board, one.ids, before, facts, outcome, seconds)
+
+
+def lay_out(plan: DagPlan, rows: StateRows) -> tuple[Board, list[UUID | None]]:
+    """Return *rows* sorted onto a board, and the ids by position.
+
+    Removed instances of tasks that are no longer in the dag are left out, as Airflow does.
+
+    :raises UnknownTasks: for any other instance of such a task, and for a state that Airflow does not know.
+    """
+    index, count = plan.index, len(plan.tasks)
+    try:
+        tasks = [index[task_id] for task_id in rows.task_ids]
+        states = [CODES[state] for state in rows.states]
+    except KeyError:
+        return lay_out(plan, _without_removed(plan, rows))
+    if rows.map_indexes is None and len(tasks) == count:
+        ordered, ids = [0] * count, list(rows.ids)
+        for task, state, instance in zip(tasks, states, rows.ids, strict=True):
+            ordered[task], ids[task] = state, instance
+        return Board(plan, range(count), [-1] * count, ordered), ids
+    map_indexes = rows.map_indexes or [-1] * len(tasks)
+    order = sorted(range(len(tasks)), key=lambda row: (tasks[row], map_indexes[row]))
+    board = Board(
+        plan,
+        [tasks[row] for row in order],
+        [map_indexes[row] for row in order],
+        [states[row] for row in order],
+    )
+    return board, [rows.ids[row] for row in order]
+
+
+def _without_removed(plan: DagPlan, rows: StateRows) -> StateRows:
+    kept = [
+        row
+        for row, task_id in enumerate(rows.task_ids)
+        if task_id in plan.index or rows.states[row] != "removed"
+    ]
+    known = all(rows.task_ids[row] in plan.index and rows.states[row] in CODES for row in kept)
+    if not known:
+        raise UnknownTasks
+    return StateRows(
+        [rows.task_ids[row] for row in kept],
+        [rows.states[row] for row in kept],
+        [rows.ids[row] for row in kept],
+        None if rows.map_indexes is None else [rows.map_indexes[row] for row in kept],
+    )
+
+
+async def _gather(session: AsyncSession, opened: Sequence[_Opened], now: datetime) -> list[RunFacts]:
+    retries = await _retries(session, opened, now)
+    reschedules = await _reschedules(session, opened, now)
+    skips = await _skips(session, opened)
+    lengths, returned = await _lengths(session, opened)
+    facts = []
+    for one in opened:
+        waiting = {**retries.get(one.run.id, {}), **reschedules.get(one.run.id, {})}
+        blocked = await _blocked(session, one) if one.compiled.plan.has_past else frozenset()
+        run = one.run.id
+        facts.append(
+            RunFacts(waiting, blocked, skips.get(run, {}), lengths.get(run, {}), returned.get(run, {}))
+        )
+    return facts
+
+
+_Waiting = dict[int, dict[int, datetime]]
+"""By run and position, until when a task instance waits."""
+
+
+async def _retries(session: AsyncSession, opened: Sequence[_Opened], now: datetime) -> _Waiting:
+    where = {
+        instance: (one, position)
+        for one in opened
+        for position in one.positions(UP_FOR_RETRY)
+        if (instance := one.ids[position]) is not None
+    }
+    waiting: _Waiting = {}
+    if not where:
+        return waiting
+    for instance, (tries, end, override) in (await load_failed_tries(session, list(where))).items():
+        one, position = where[instance]
+        task = one.compiled.plan.tasks[one.board.tasks[position]]
+        failed = FailedTry(one.run.dag_id, task.task_id, one.run.logical_date, tries, end, override)
+        when = retry_due(failed, task.retry, now)
+        if retry_waits(when, now):
+            waiting.setdefault(one.run.id, {})[position] = when
+    return waiting
+
+
+async def _reschedules(session: AsyncSession, opened: Sequence[_Opened], now: datetime) -> _Waiting:
+    where = {
+        instance: (one, position)
+        for one in opened
+        for position in one.rescheduled()
+        if (instance := one.ids[position]) is not None
+    }
+    waiting: _Waiting = {}
+    if not where:
+        return waiting
+    for instance, when in (await load_reschedules(session, list(where))).items():
+        one, position = where[instance]
+        if reschedule_waits(when, now):
+            waiting.setdefault(one.run.id, {})[position] = when
+    return waiting
+
+
+_ByTask = dict[int, dict[int, int]]
+"""By run and task, a number."""
+
+
+async def _lengths(session: AsyncSession, opened: Sequence[_Opened]) -> tuple[_ByTask, _ByTask]:
+    """Return what plain tasks returned, and how many values mapped ones did, for runs that may need it."""
+    asking = {one.run.id: one.compiled.plan.index for one in opened if one.waits_for_a_map()}
+    if not asking:
+        return {}, {}
+    plain, mapped = await load_lengths(session, list(asking))
+    return _by_index(asking, plain), _by_index(asking, mapped)
+
+
+def _by_index(asking: dict[int, dict[str, int]], found: dict[int, dict[str, int]]) -> _ByTask:
+    return {
+        run: {asking[run][task_id]: number for task_id, number in of.items() if task_id in asking[run]}
+        for run, of in found.items()
+    }
+
+
+async def _skips(session: AsyncSession, opened: Sequence[_Opened]) -> dict[int, dict[tuple[int, int], Any]]:
+    asking = {one.run.id: one.compiled.plan.index for one in opened if one.compiled.plan.has_skips}
+    if not asking:
+        return {}
+    return {
+        run: {
+            (asking[run][task_id], map_index): decision
+            for (task_id, map_index), decision in decisions.items()
+            if task_id in asking[run]
+        }
+        for run, decisions in (await load_skip_decisions(session, list(asking))).items()
+    }
+
+
+async def _blocked(session: AsyncSession, one: _Opened) -> frozenset[int]:
+    plan, run = one.compiled.plan, one.run
+    waiting = {
+        one.board.tasks[position] for position, state in enumerate(one.board.states) if state > LAST_FINISHED
+    }
+    if not any(plan.tasks[task].depends_on_past for task in waiting):
+        return frozenset()
+    rows = await load_previous_run(session, run.dag_id, run.logical_date, plan.catchup)
+    if rows is None:
+        return frozenset()
+    index = plan.index
+    previous = PreviousRun(
+        rows.logical_date, {index[t]: count for t, count in rows.unsuccessful.items() if t in index}
+    )
+    new = [
+        plan.tasks[task].task_id
+        for task in waiting
+        if plan.tasks[task].ignore_first_depends_on_past and task not in previous.unsuccessful
+    ]
+    seen: set[int] = set()
+    if new and run.logical_date is not None:
+        seen = {
+            index[task_id] for task_id in await tasks_seen_before(session, run.dag_id, new, run.logical_date)
+        }
+    return blocked_tasks(plan, previous, run.backfill_ordinal == 1, seen)

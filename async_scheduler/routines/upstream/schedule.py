@@ -1,0 +1,154 @@
+"""Examines running dag runs: which of their task instances may run, which runs have ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+from airflow._shared.timezones import timezone
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.sqlalchemy import prohibit_commit
+from airflow.utils.state import State, TaskInstanceState
+from sqlalchemy import event
+
+from async_scheduler.database.transaction import Sessions, transaction
+from async_scheduler.driver.routine import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow.callbacks.callback_requests import DagCallbackRequest
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from sqlalchemy.orm import ORMExecuteState, Session
+
+Callbacks = list[tuple[DagRun, "DagCallbackRequest | None"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What one window held: runs, when the longest unexamined was looked at, callbacks to send, changes.
+
+    ``scheduled`` – task instances made SCHEDULED; ``flagged`` – given any other state, or created;
+    ``ended`` – runs that ended.
+    """
+
+    runs: int
+    oldest: datetime | None
+    callbacks: Callbacks
+    scheduled: int
+    flagged: int
+    ended: int
+
+
+class ScheduleTaskInstances:
+    """Mirrors the middle of ``SchedulerJobRunner._do_scheduling``.
+
+    Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED (a window of 20), then UPDATEs of their task instances and of
+    ``dag.exceeds_max_non_backfill`` that wait, until one commit.
+    """
+
+    name = "schedule"
+
+    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions) -> None:
+        self._scheduler = scheduler
+        self._sessions = sessions
+        self._asked_at = timezone.utcnow()
+        self._examining_all = False
+        self._unsent: Callbacks = []
+
+    async def run_once(self) -> Outcome:
+        """Examine one window of runs; report runs examined and task instances changed.
+
+        The window holds the runs that were not looked at for the longest time. After a wake-up windows
+        follow each other until every run has been looked at since.
+        """
+        await self._send_callbacks()  # those that an earlier pass failed to send
+        if not self._examining_all:
+            self._asked_at = timezone.utcnow()
+        async with transaction(self._sessions) as tx:
+            seen = await tx.run(self._schedule, tx.sync_session)
+        self._unsent += [(run, callback) for run, callback in seen.callbacks if callback]
+        await self._send_callbacks()
+        full_window = seen.runs >= DagRun.DEFAULT_DAGRUNS_TO_EXAMINE
+        self._examining_all = full_window and (seen.oldest is None or seen.oldest < self._asked_at)
+        return Outcome(
+            {
+                "examined": seen.runs,
+                "scheduled": seen.scheduled,
+                "flagged": seen.flagged,
+                "ended": seen.ended,
+            },
+            progressed=seen.scheduled > 0 or seen.flagged > 0 or seen.ended > 0,
+            # A state flagged in this pass is seen by the downstream tasks in the next one only.
+            more=self._examining_all or seen.flagged > 0,
+            wakes=("enqueue", "start", "create") if seen.ended else ("enqueue",),
+        )
+
+    def _schedule(self, session: Session) -> Examined:
+        scheduler = self._scheduler
+        changes = ChangedTaskInstances(session)
+        with prohibit_commit(session) as guard, changes:
+            runs = list(DagRun.get_running_dag_runs_to_examine(session=session))
+            oldest = _oldest_decision(runs)
+            scheduler._stamp_team_names(runs, session)
+            callbacks = scheduler._schedule_all_dag_runs(guard, runs, session)
+        ended = sum(run.state in State.finished_dr_states for run in runs)
+        return Examined(len(runs), oldest, callbacks, changes.scheduled, changes.flagged, ended)
+
+    async def _send_callbacks(self) -> None:
+        """Send the callbacks after the commit: a run must be seen ended when its callback runs."""
+        if not self._unsent:
+            return
+        async with transaction(self._sessions) as tx:
+            await tx.run(self._send, self._unsent, tx.sync_session)
+        self._unsent = []
+
+    def _send(self, callbacks: Callbacks, session: Session) -> None:
+        scheduler = self._scheduler
+        get_dag = lru_cache(partial(scheduler.scheduler_dag_bag.get_dag_for_run, session=session))
+        for dag_run, callback in callbacks:
+            if dag := get_dag(dag_run):
+                scheduler._send_dag_callbacks_to_processor(dag, callback)
+            else:
+                scheduler.log.error("DAG '%s' not found in serialized_dag table", dag_run.dag_id)
+
+
+def _oldest_decision(runs: Iterable[Any]) -> datetime | None:
+    """Return when the longest-unexamined of *runs* was looked at; None if never, or without runs."""
+    decisions = [run.last_scheduling_decision for run in runs]
+    return None if not decisions or None in decisions else min(decisions)
+
+
+class ChangedTaskInstances:
+    """Counts the task instances that are given a state while it is active."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.scheduled = 0
+        self.flagged = 0
+
+    def __enter__(self) -> None:
+        event.listen(self._session, "do_orm_execute", self._on_execute)
+        event.listen(self._session, "before_flush", self._on_flush)
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(self._session, "do_orm_execute", self._on_execute)
+        event.remove(self._session, "before_flush", self._on_flush)
+
+    def _on_execute(self, state: ORMExecuteState) -> Any:
+        mapper = state.bind_mapper
+        if not state.is_update or mapper is None or mapper.class_ is not TaskInstance:
+            return None
+        result: Any = state.invoke_statement()
+        statement: Any = state.statement
+        if statement.compile().params.get("state") == TaskInstanceState.SCHEDULED:
+            self.scheduled += max(0, result.rowcount)
+        else:
+            self.flagged += max(0, result.rowcount)
+        return result
+
+    def _on_flush(self, session: Session, _context: Any, _instances: Any) -> None:
+        self.flagged += sum(isinstance(o, TaskInstance) for o in (*session.new, *session.dirty))

@@ -1,0 +1,174 @@
+"""The async scheduler's job: starts executors and the event loop, runs an assembly in it, ends both."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from airflow import settings as airflow_settings
+from airflow._shared.observability.metrics import stats
+from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
+from airflow.configuration import conf
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.observability.metrics import stats_utils
+from sqlalchemy.orm import configure_mappers
+
+from async_scheduler.assembly import Assembly
+from async_scheduler.driver.dump import describe_tasks, describe_threads
+from async_scheduler.driver.event_loop import LoopFactory, loop_factory
+from async_scheduler.driver.supervisor import first_cause
+from async_scheduler.measure import loop_lag, stepping
+from async_scheduler.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
+    """Runs the scheduler's routines as coroutines; a drop-in for Airflow's ``SchedulerJobRunner``.
+
+    The job type stays ``SchedulerJob``: health page, ``airflow jobs check`` and other schedulers see a
+    scheduler like any other.
+
+    :param settings: the ``[async_scheduler]`` section; read from Airflow's configuration when left out.
+    :raises InvalidSetting: when that section holds a value that is not allowed.
+    """
+
+    executors: list[Any]
+    executor: Any
+
+    def __init__(self, *args: Any, settings: Settings | None = None, **kwargs: Any) -> None:
+        self.async_settings = settings or Settings.from_airflow()
+        super().__init__(*args, **kwargs)
+        self._started: list[Any] = []
+
+    def _execute(self) -> int | None:
+        """Run until a signal, the number of runs asked for, or an error that no retry mends.
+
+        :raises AsyncSchedulerError: in the last case; the job is then marked failed.
+        """
+        os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # as upstream: secrets backends look at it
+        log.info("Starting the async scheduler: mode %s", self.async_settings.mode)
+        make_loop = self._loop_factory()
+        # Before the executors fork their workers: those inherit handlers that let tasks finish.
+        reset_signals = self.register_signals()
+        try:
+            # All models are imported and mapped now, not at the first object, on the loop.
+            configure_mappers()
+            stats.initialize(
+                factory=stats_utils.get_stats_factory(),
+                export_legacy_names=conf.getboolean("metrics", "legacy_names_on"),
+            )
+            self._start_executors()
+            with asyncio.Runner(loop_factory=make_loop) as runner:
+                runner.run(self._run())
+            if airflow_settings.Session is not None:
+                airflow_settings.Session.remove()
+        finally:
+            self._end_started_executors()
+            reset_signals.close()
+            log.info("Exited execute loop")
+        return None
+
+    def _loop_factory(self) -> LoopFactory:
+        """Return what makes the event loop; a trace by steps from the start needs one that can be timed."""
+        if self.async_settings.trace_directory and self.async_settings.trace_level == "steps":
+            return stepping.new_event_loop
+        return loop_factory(self.async_settings.event_loop)
+
+    def _start_executors(self) -> None:
+        """Start the executors before the loop: workers they fork must inherit no live sockets."""
+        if airflow_settings.engine is not None:
+            airflow_settings.engine.dispose()  # and none of Airflow's own pool either
+        for executor in self.executors:
+            executor.job_id = self.job.id
+            executor.callback_sink = DatabaseCallbackSink()
+            self._started.append(executor)
+            executor.start()
+
+    def _end_started_executors(self) -> None:
+        """End what the loop could not end because it never got so far; their workers would never end."""
+        while self._started:
+            executor = self._started.pop()
+            # An executor is a plugin: that its end() fails must not keep the others from ending.
+            try:
+                executor.end()
+            except Exception:
+                log.exception("Exception when executing Executor.end on %s", executor)
+
+    async def _run(self) -> None:
+        real_executors = self.executors
+        assembly = Assembly(self, self.async_settings)
+        try:
+            with assembly.upstream_hooks(), self._signals(assembly):
+                async with assembly.secrets.in_use():
+                    await self._run_and_end(assembly)
+        finally:
+            self.executors, self.executor = real_executors, real_executors[0]
+            await assembly.close()
+
+    async def _run_and_end(self, assembly: Assembly) -> None:
+        lag = loop_lag.watch(assembly.tracing.lag, interval=self.async_settings.loop_lag_interval)
+        try:
+            async with asyncio.TaskGroup() as group:
+                beside = [
+                    group.create_task(lag, name="loop lag"),
+                    group.create_task(assembly.tracing.run(), name="control"),
+                ]
+                try:
+                    await assembly.tracing.begin()
+                    await self._run_routines(assembly)
+                finally:
+                    self._started.clear()
+                    await assembly.end_executors()
+                    for task in beside:
+                        task.cancel()
+        except BaseExceptionGroup as errors:
+            raise first_cause(errors) from None
+
+    async def _run_routines(self, assembly: Assembly) -> None:
+        if self.async_settings.mode == "sequential":
+            await assembly.supervisor.run_sequentially(self._scheduler_idle_sleep_time)
+        else:
+            await assembly.supervisor.run_concurrently()
+
+    @contextmanager
+    def _signals(self, assembly: Assembly) -> Iterator[None]:
+        """While the loop runs, signals are its own: the first stops, the second ends at once."""
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: lambda: self._on_stop_signal(assembly, signal.SIGTERM),
+            signal.SIGINT: lambda: self._on_stop_signal(assembly, signal.SIGINT),
+            signal.SIGUSR2: self._dump,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _on_stop_signal(self, assembly: Assembly, number: signal.Signals) -> None:
+        if not assembly.supervisor.stopping:
+            log.info("Exiting gracefully upon receiving signal %s", number.name)
+            assembly.supervisor.stop()
+            return
+        log.warning("Received %s again: ending at once", number.name)
+        for child in multiprocessing.active_children():
+            child.kill()  # workers do not end at SIGTERM: they let tasks finish
+        logging.shutdown()
+        os._exit(1)
+
+    def _dump(self) -> None:
+        log.info("%s\nSIGUSR2 received, printing debug\n%s", "-" * 80, "-" * 80)
+        for text in (*describe_tasks(), *describe_threads()):
+            log.info("%s", text)
+        for executor in self.executors:
+            log.info("Debug dump for the executor %s follows with its next beat", executor)
+            executor.debug_dump()

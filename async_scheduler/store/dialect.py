@@ -1,0 +1,140 @@
+"""What differs between databases, and the memory of built statements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.utils.sqlalchemy import USE_ROW_LEVEL_LOCKING
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    FromClause,
+    Select,
+    any_,
+    bindparam,
+    extract,
+    func,
+    nulls_first,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy import column as new_column
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A kind of database as the statements see it.
+
+    ``row_locks`` is false where Airflow takes none: SQLite, MariaDB, or ``[scheduler]
+    use_row_level_locking`` off.
+    """
+
+    name: str
+    row_locks: bool
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether arrays, CTEs that lock, and advisory locks are at hand."""
+        return self.name == "postgresql"
+
+
+POSTGRESQL = Dialect("postgresql", True)
+MYSQL = Dialect("mysql", True)
+SQLITE = Dialect("sqlite", False)
+
+Built = Callable[[Dialect], T]
+
+STATEMENTS: dict[str, Built[Any]] = {}
+"""Every statement by module and name; a test compiles each for each dialect."""
+
+
+def statement(build: Built[T]) -> Built[T]:
+    """Register *build*, a function from dialect to statement, and keep what it returns."""
+    kept: Built[T] = cache(build)
+    STATEMENTS[f"{build.__module__.rpartition('.')[2]}.{build.__name__}"] = kept
+    return kept
+
+
+def dialect_of(session: AsyncSession) -> Dialect:
+    """Return the dialect that *session* talks to."""
+    dialect = session.get_bind().dialect
+    locks = USE_ROW_LEVEL_LOCKING and (
+        dialect.name == "postgresql"
+        or (dialect.name == "mysql" and bool(getattr(dialect, "supports_for_update_of", False)))
+    )
+    return Dialect(dialect.name, locks)
+
+
+def among(column: ColumnElement[Any], name: str, dialect: Dialect) -> ColumnElement[bool]:
+    """Return ``column IN (parameter name)``; on PostgreSQL as one array, so that its plan is reused."""
+    if dialect.is_postgresql:
+        return column == any_(bindparam(name, type_=ARRAY(column.type)))
+    return column.in_(bindparam(name, expanding=True))
+
+
+def keyed(columns: Sequence[ColumnElement[Any]], name: str, dialect: Dialect) -> ColumnElement[bool]:
+    """Return ``(columns) IN (parameter)`` for composite keys; :func:`keys` makes the parameter.
+
+    On PostgreSQL the keys travel as one array per column, *name*_0 and so on.
+    """
+    if not dialect.is_postgresql:
+        return tuple_(*columns).in_(bindparam(name, expanding=True))
+    arrays = [bindparam(f"{name}_{n}", type_=ARRAY(c.type)) for n, c in enumerate(columns)]
+    parts = [new_column(f"k{n}", c.type) for n, c in enumerate(columns)]
+    given = func.unnest(*arrays).table_valued(*parts, name="given").render_derived()
+    return tuple_(*columns).in_(select(*(given.c[f"k{n}"] for n in range(len(parts)))))
+
+
+def keys(name: str, values: Sequence[Sequence[Any]], dialect: Dialect) -> dict[str, Any]:
+    """Return the parameters for :func:`keyed`."""
+    if not dialect.is_postgresql:
+        return {name: [tuple(value) for value in values]}
+    return {f"{name}_{n}": list(part) for n, part in enumerate(zip(*values, strict=True))}
+
+
+def locked(
+    query: Select[Any], of: FromClause, dialect: Dialect, *, skip: bool = False, nowait: bool = False
+) -> Select[Any]:
+    """Lock the rows of table *of* against writers: NO KEY UPDATE, as Airflow's ``with_row_locks``."""
+    if not dialect.row_locks:
+        return query
+    return query.with_for_update(of=of, skip_locked=skip, nowait=nowait, key_share=True)
+
+
+def still(
+    column: ColumnElement[Any], states: Sequence[str | None] | ColumnElement[Any]
+) -> ColumnElement[bool]:
+    """Return ``column IN states`` (None for NULL): a check on rows found otherwise, no way to find them.
+
+    Hidden in an expression it cannot draw the planner to the index on the state, which pays only when few
+    rows have it: how many do changes faster than any statistics.
+    """
+    known = func.coalesce(column, "")
+    if isinstance(states, ColumnElement):
+        return known == states
+    return known.in_([state or "" for state in states])
+
+
+def nulls_lead(column: ColumnElement[Any], dialect: Dialect) -> ColumnElement[Any]:
+    """Order NULLs first; other databases than PostgreSQL do so by themselves."""
+    return nulls_first(column) if dialect.is_postgresql else column
+
+
+def seconds_between(
+    start: ColumnElement[Any], end: ColumnElement[Any], dialect: Dialect
+) -> ColumnElement[Any]:
+    """Return the seconds from *start* to *end*, fractions included."""
+    if dialect.is_postgresql:
+        return extract("epoch", end - start)
+    if dialect.name == "mysql":
+        return func.timestampdiff(text("MICROSECOND"), start, end) / 1_000_000
+    return (func.julianday(end) - func.julianday(start)) * 86400

@@ -1,0 +1,128 @@
+"""The mutex of the critical section, and what is left in the pools."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow.utils.db import DBLocks
+from sqlalchemy import Select, func, literal, select
+
+from async_scheduler.decide.admit import ActiveTasks, PoolSlots
+from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, statement
+from async_scheduler.store.tables import DAG, INSTANCE, POOL
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+OCCUPYING = ("running", "queued", "deferred")
+ACTIVE = ("running", "queued", "deferred", "awaiting_input")
+"""The states that count for limits per task (``ACTIVE_STATES``)."""
+
+
+@statement
+def lock(dialect: Dialect) -> Select[Any]:
+    """Lock all pools or fail; on PostgreSQL, where the advisory lock is taken, lock and select nothing."""
+    query = select(POOL.c.pool, POOL.c.slots, POOL.c.include_deferred).order_by(POOL.c.id)
+    if dialect.is_postgresql:
+        # A sub-select without a reference to the row is evaluated once, before any row is locked.
+        number = literal(int(DBLocks.SCHEDULER_CRITICAL_SECTION.value), literal_execute=True)
+        query = query.where(select(func.pg_try_advisory_xact_lock(number)).scalar_subquery())
+    return locked(query, POOL, dialect, nowait=True)
+
+
+@statement
+def occupied(dialect: Dialect) -> Select[Any]:
+    """Count active task instances, and sum the slots they take, by pool, run and state."""
+    c = INSTANCE.c
+    return (
+        select(
+            c.pool,
+            c.dag_id,
+            c.run_id,
+            c.state,
+            func.count(),
+            func.sum(c.pool_slots),
+            func.min(DAG.c.max_active_tasks),
+        )
+        .outerjoin(DAG, DAG.c.dag_id == c.dag_id)
+        .where(c.state.in_(OCCUPYING))
+        .group_by(c.pool, c.dag_id, c.run_id, c.state)
+    )
+
+
+@dataclass(slots=True)
+class Room:
+    """What a critical section may fill: the pools, the active task instances by run, and the full runs."""
+
+    pools: dict[str, PoolSlots]
+    run_active: Counter[tuple[str, str]] = field(default_factory=Counter)
+    full_runs: set[tuple[str, str]] = field(default_factory=set)
+
+
+async def enter_critical_section(session: AsyncSession) -> Room | None:
+    """Enter the critical section and return what room there is, or None if another scheduler is in it.
+
+    Mirrors the locks of ``_executable_task_instances_to_queued``, ``Pool.slots_stats`` and the part of
+    ``ConcurrencyMap`` that counts runs. Locks, until the commit: the advisory lock of Airflow's critical
+    section (PostgreSQL), ``slot_pool`` NO KEY UPDATE NOWAIT.
+
+    :raises sqlalchemy.exc.DBAPIError: when a pool row is locked (55P03 and the like).
+    """
+    dialect = dialect_of(session)
+    rows = (await session.execute(lock(dialect))).all()
+    if not rows:
+        return None
+    room = Room({name: _all_open(slots) for name, slots, _ in rows})
+    counts_deferred = {name for name, _, include_deferred in rows if include_deferred}
+    for row in (await session.execute(occupied(dialect))).all():
+        _take(room, counts_deferred, *row)
+    return room
+
+
+def _all_open(slots: int) -> PoolSlots:
+    total = float("inf") if slots == -1 else float(slots)
+    return PoolSlots(total, total)
+
+
+def _take(
+    room: Room,
+    counts_deferred: Collection[str],
+    pool: str,
+    dag_id: str,
+    run_id: str,
+    state: str,
+    count: int,
+    slots: int,
+    most: int | None,
+) -> None:
+    if pool in room.pools and (state != "deferred" or pool in counts_deferred):
+        room.pools[pool].open -= int(slots)
+    if state != "deferred":
+        room.run_active[dag_id, run_id] += count
+        if most is not None and room.run_active[dag_id, run_id] >= most:
+            room.full_runs.add((dag_id, run_id))
+
+
+@statement
+def active(dialect: Dialect) -> Select[Any]:
+    """Count the active task instances of the dags *dag_ids* by task and run."""
+    c = INSTANCE.c
+    return (
+        select(c.dag_id, c.task_id, c.run_id, func.count())
+        .where(among(c.dag_id, "dag_ids", dialect), c.state.in_(ACTIVE))
+        .group_by(c.dag_id, c.task_id, c.run_id)
+    )
+
+
+async def count_active(session: AsyncSession, dag_ids: Collection[str]) -> ActiveTasks:
+    """Return the active task instances of dags with limits per task (``ConcurrencyMap.load``)."""
+    counted = ActiveTasks()
+    rows = await session.execute(active(dialect_of(session)), {"dag_ids": sorted(dag_ids)})
+    for dag_id, task_id, run_id, count in rows.all():
+        counted.per_dag[dag_id, task_id] += count
+        counted.per_run[dag_id, run_id, task_id] += count
+    return counted

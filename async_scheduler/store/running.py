@@ -1,0 +1,241 @@
+"""Running dag runs: claim them, note that they were looked at, close them, see who else changed them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    case,
+    cast,
+    false,
+    func,
+    literal,
+    select,
+)
+
+from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, statement, still
+from async_scheduler.store.tables import (
+    BACKFILL_RUN,
+    DAG,
+    FINISHED,
+    HISTORY,
+    INSTANCE,
+    RUN,
+    SCHEDULABLE,
+    VERSION,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+
+class ClaimedRun(NamedTuple):
+    """A running run whose row this transaction has locked, with what its decision needs of it.
+
+    ``version`` is the dag version that decides: the run's own where it is pinned to a bundle version,
+    else the latest (``DBDagBag._version_from_dag_run``); ``latest_version`` the latest one.
+    """
+
+    id: int
+    dag_id: str
+    run_id: str
+    run_type: str
+    logical_date: datetime | None
+    start_date: datetime | None
+    clear_number: int
+    bundle_version: str | None
+    created_version: UUID | None
+    latest_version: UUID | None
+    backfill_ordinal: int | None
+
+    @property
+    def version(self) -> UUID | None:
+        """The dag version whose tasks and rules count for this run."""
+        if self.bundle_version and self.created_version:
+            return self.created_version
+        return self.latest_version
+
+
+def latest_version(of: Table = RUN) -> Select[Any]:
+    """Select the latest dag version of the dag of a row of *of*, for use inside a statement on that table."""
+    return (
+        select(VERSION.c.id)
+        .where(VERSION.c.dag_id == of.c.dag_id)
+        .order_by(VERSION.c.version_number.desc())
+        .limit(1)
+        .correlate(of)
+    )
+
+
+def _ordinal() -> Select[Any]:
+    return (
+        select(BACKFILL_RUN.c.sort_ordinal)
+        .where(BACKFILL_RUN.c.dag_run_id == RUN.c.id, BACKFILL_RUN.c.backfill_id == RUN.c.backfill_id)
+        .limit(1)
+        .correlate(RUN)
+    )
+
+
+@statement
+def claim(dialect: Dialect) -> Select[Any]:
+    """Lock the runs *ids* that are running, due, and of dags that are neither paused nor stale."""
+    query = (
+        select(
+            RUN.c.id,
+            RUN.c.dag_id,
+            RUN.c.run_id,
+            RUN.c.run_type,
+            RUN.c.logical_date,
+            RUN.c.start_date,
+            RUN.c.clear_number,
+            RUN.c.bundle_version,
+            RUN.c.created_dag_version_id,
+            latest_version().scalar_subquery(),
+            _ordinal().scalar_subquery(),
+        )
+        .join(DAG, DAG.c.dag_id == RUN.c.dag_id)
+        .where(
+            among(RUN.c.id, "ids", dialect),
+            RUN.c.state == "running",
+            RUN.c.run_after <= func.now(),
+            DAG.c.is_paused == false(),
+            DAG.c.is_stale == false(),
+        )
+        .order_by(RUN.c.id)
+    )
+    return locked(query, RUN, dialect, skip=True)
+
+
+async def claim_runs(session: AsyncSession, ids: Sequence[int]) -> list[ClaimedRun]:
+    """Lock running runs and return them. Mirrors ``DagRun.get_running_dag_runs_to_examine``.
+
+    Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED in the order of ids, until the commit. A run that is missing
+    from the result is locked by someone else, or is not to be examined now.
+    """
+    rows = await session.execute(claim(dialect_of(session)), {"ids": sorted(ids)})
+    return [ClaimedRun._make(row) for row in rows]
+
+
+@statement
+def due(dialect: Dialect) -> Select[Any]:
+    """Select the ids of all runs that :func:`claim` would lock."""
+    return (
+        select(RUN.c.id)
+        .join(DAG, DAG.c.dag_id == RUN.c.dag_id)
+        .where(
+            RUN.c.state == "running",
+            RUN.c.run_after <= func.now(),
+            DAG.c.is_paused == false(),
+            DAG.c.is_stale == false(),
+        )
+        .with_hint(RUN, "USE INDEX (idx_dag_run_running_dags)", dialect_name="mysql")
+    )
+
+
+@statement
+def fingerprint(dialect: Dialect) -> Select[Any]:
+    """Select, for each run that may be claimed, numbers that change when its task instances do.
+
+    Counted are the states that decisions depend on. A running instance is left out: its heartbeats touch
+    the row. The sum of modification times, unlike the latest one, also shows a change that was stamped
+    before others but committed after them.
+    """
+    relevant = still(INSTANCE.c.state, (None, *FINISHED, *SCHEDULABLE))
+    changed = case((relevant, _age(dialect)))
+    return (
+        select(RUN.c.id, func.count(changed), func.sum(changed))
+        .select_from(RUN)
+        .join(DAG, DAG.c.dag_id == RUN.c.dag_id)
+        .outerjoin(INSTANCE, (INSTANCE.c.dag_id == RUN.c.dag_id) & (INSTANCE.c.run_id == RUN.c.run_id))
+        .where(
+            RUN.c.state == "running",
+            RUN.c.run_after <= func.now(),
+            DAG.c.is_paused == false(),
+            DAG.c.is_stale == false(),
+        )
+        .group_by(RUN.c.id)
+    )
+
+
+def _age(dialect: Dialect) -> ColumnElement[Any]:
+    updated = INSTANCE.c.updated_at
+    if dialect.is_postgresql:
+        # An interval: adding intervals is exact and half as dear as adding seconds, which are numeric.
+        return updated - literal(datetime(2020, 1, 1, tzinfo=UTC), updated.type)
+    if dialect.name == "mysql":
+        return cast(func.unix_timestamp(updated) * 1_000_000, BigInteger)
+    return cast((func.julianday(updated) - 2_440_587.5) * 86_400_000_000, BigInteger)
+
+
+async def fingerprints(session: AsyncSession) -> dict[int, tuple[int, Any]]:
+    """Return the fingerprint of every run that may be claimed, by run id. Locks nothing."""
+    rows = await session.execute(fingerprint(dialect_of(session)))
+    return {run: (count, total) for run, count, total in rows.all()}
+
+
+@statement
+def unverified(dialect: Dialect) -> Select[Any]:
+    """Select those of the runs *ids* without a task instance, past tries included, of the latest version."""
+    latest = latest_version().scalar_subquery()
+
+    def has_it(table: Table) -> ColumnElement[bool]:
+        c = table.c
+        return (
+            select(1)
+            .where(c.dag_id == RUN.c.dag_id, c.run_id == RUN.c.run_id, c.dag_version_id == latest)
+            .correlate(RUN)
+            .exists()
+        )
+
+    return select(RUN.c.id).where(among(RUN.c.id, "ids", dialect), ~has_it(INSTANCE), ~has_it(HISTORY))
+
+
+async def unverified_runs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
+    """Return those of the runs whose task instances have not been checked against the latest dag version.
+
+    Mirrors the question of ``DagRun.check_version_id_exists_in_dr``. Locks nothing.
+    """
+    rows = await session.scalars(unverified(dialect_of(session)), {"ids": list(ids)})
+    return set(rows.all())
+
+
+@statement
+def touch(dialect: Dialect) -> Update:
+    """Stamp the runs *touched* as examined by *job* at *now*."""
+    return (
+        RUN.update()
+        .where(among(RUN.c.id, "touched", dialect))
+        .values(last_scheduling_decision=bindparam("now"), scheduled_by_job_id=bindparam("job"))
+    )
+
+
+async def touch_runs(session: AsyncSession, ids: Sequence[int], job: int | None, now: datetime) -> None:
+    """Note when and by which scheduler job the runs were examined. The caller holds their locks."""
+    await session.execute(touch(dialect_of(session)), {"touched": list(ids), "job": job, "now": now})
+
+
+@statement
+def close(dialect: Dialect) -> Update:
+    """End the runs *closed*, if they are still running."""
+    return (
+        RUN.update()
+        .where(among(RUN.c.id, "closed", dialect), RUN.c.state == "running")
+        .values(state=bindparam("ended_as"), end_date=bindparam("now"))
+    )
+
+
+async def close_runs(session: AsyncSession, ids: Sequence[int], state: str, now: datetime) -> int:
+    """End the runs in *state* and return how many did: all of them, as the caller holds their locks."""
+    parameters = {"closed": list(ids), "ended_as": state, "now": now}
+    result = await session.execute(close(dialect_of(session)), parameters)
+    return int(result.rowcount)  # type: ignore[attr-defined]

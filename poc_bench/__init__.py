@@ -1,0 +1,1 @@
+"""Compare Airflow schedulers side by side on the same work."""

@@ -1,0 +1,1 @@
+"""``poc-bench contention``: what concurrency buys, measured, and the controls that check the instrument."""

@@ -1,0 +1,123 @@
+"""``poc-bench contention``: measures what concurrency buys and writes the page; or runs the controls."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from async_scheduler.contention.experiment import reports
+from async_scheduler.contention.page import write_page
+from async_scheduler.contention.terminal import show
+from poc_bench.contention import controls
+from poc_bench.contention.experiment import MODES, Plan, Runner, families, modes
+from poc_bench.contention.servers import SPEED, LoggingPostgres
+from poc_bench.errors import UsageError
+from poc_bench.workloads import sized_list
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
+
+PAGE = "contention.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "--controls", action="store_true", help="check the instrument on work with known answers"
+    )
+    parser.add_argument(
+        "--family", default="naive,redesigned", metavar="F,…", help="naive, redesigned (both)"
+    )
+    parser.add_argument(
+        "--mode", default=",".join(MODES), metavar="M,…", help=f"{', '.join(MODES)} (all of them)"
+    )
+    parser.add_argument(
+        "--workload", default="layers", metavar="W[:NAME=VALUE,…]", help="see `poc-bench list`"
+    )
+    parser.add_argument("--size", default="", metavar="NAME=VALUE,…", help="parameters put over the workload")
+    parser.add_argument("--rtt", default="0", metavar="MS,…", help="round-trip times to the database (0)")
+    parser.add_argument("--schedulers", default="1", metavar="N,…", help="scheduler processes at once (1)")
+    parser.add_argument("--repeat", type=int, default=7, metavar="R", help="timed repeats of each arm (7)")
+    parser.add_argument("--seed", type=int, default=1, help="what is drawn by chance is drawn from this (1)")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, metavar="S", help="give a run up after so long"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where everything goes (bench-results/<time>)"
+    )
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Run the command; return the exit code: 0, or 1 when a run failed or was wrong."""
+    folder = options.out or Path("bench-results", datetime.now(UTC).strftime("contention-%Y%m%d-%H%M%S"))
+    if options.controls:
+        return asyncio.run(_controls(folder, console))
+    experiment = Runner(_plan(options), folder, lambda line: console.print(line, markup=False)).run()
+    found = reports(folder)
+    for report in found:
+        show(report, console)
+    write_page(found, folder / PAGE)
+    console.print(f"\nPage: {folder / PAGE}", markup=False)
+    return 1 if any(record.failure for record in experiment.runs) else 0
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    sizes = sized_list(options.workload, options.size, "defaults")
+    if len(sizes) != 1:
+        raise UsageError("poc-bench contention measures one workload at a time")
+    return Plan(
+        workload=sizes[0],
+        families=families(options.family),
+        modes=modes(options.mode),
+        rtts=tuple(_numbers("--rtt", options.rtt)),
+        schedulers=tuple(int(number) for number in _numbers("--schedulers", options.schedulers)),
+        repeats=options.repeat,
+        seed=options.seed,
+        timeout=options.timeout,
+    )
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} wants numbers separated by commas, not {text!r}") from None
+
+
+async def _controls(folder: Path, console: Console) -> int:
+    """Run the controls with a known speed-up and lock share; return 0 when the instrument is right."""
+    server = await asyncio.to_thread(LoggingPostgres, SPEED)
+    right = True
+    try:
+        for number, (control, (low, high), (least, most)) in enumerate(_known()):
+            name = f"controls_{number}"
+            server.create(name)
+            address = server.address(name)
+            await controls.prepare(address.async_url)
+            gained = controls.typical(await controls.speed_ups(control, address.async_url))
+            traces = folder / control.name.replace(" ", "-")
+            report, _ = await controls.attribute(control, address.async_url, traces, lambda: server.logs)
+            share = report.lock_share or 0.0
+            fine = low <= gained <= high and least <= share <= most
+            right = right and fine
+            console.print(
+                f"{control.name:<14} speed-up {gained:.2f} ({low:g} to {high:g}),"
+                f" lock share {100 * share:.1f} % ({100 * least:g} to {100 * most:g}): "
+                + ("right" if fine else "WRONG"),
+                markup=False,
+            )
+    finally:
+        await asyncio.to_thread(server.close)
+    return 0 if right else 1
+
+
+def _known() -> list[tuple[controls.Control, tuple[float, float], tuple[float, float]]]:
+    return [
+        (controls.one_row(), (0.9, 1.1), (0.6, 1.0)),
+        (controls.disjoint_rows(), (3.0, float(controls.ROUTINES) + 0.5), (0.0, 0.01)),
+    ]

@@ -1,0 +1,1 @@
+"""The bench executor and the worker simulator behind it."""

@@ -1,0 +1,1 @@
+"""A network link of a given round-trip time between schedulers and database."""

@@ -1,0 +1,101 @@
+"""Child processes of a cell: started with a log of their own, watched, and always ended."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def module(*arguments: str) -> list[str]:
+    """Return the command that runs a module with this Python."""
+    return [sys.executable, "-m", *arguments]
+
+
+class Child:
+    """A process in a session of its own, so that the terminal's Ctrl-C reaches only the harness."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path
+    ) -> None:
+        """Start *command* in *folder*, where its output goes to a log of that *name*."""
+        self.name = name
+        self.log = folder / f"{name.replace(' ', '-')}.log"
+        with self.log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                cwd=folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, None while the process runs."""
+        return self._process.poll()
+
+    def cpu_seconds(self) -> float:
+        """Return the user and system CPU seconds of the process so far, without its children's."""
+        seconds = 0.0
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(self.pid).cpu_times()
+            seconds = float(times.user + times.system)
+        return seconds
+
+    def peak_rss_mib(self) -> float:
+        """Return the highest resident set so far in MiB; 0 when the process is gone."""
+        with suppress(OSError):
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        return 0.0
+
+    def last_line(self) -> str:
+        """Return the last line of the log that says something."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "(empty log)"
+
+    def wait(self, timeout: float) -> int:
+        """Return the exit code once the process has ended; end it after *timeout* seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return self.end()
+
+    def end(self, grace: float = 20.0, politely: signal.Signals = signal.SIGTERM) -> int:
+        """Send SIGTERM (or *politely*), after *grace* seconds SIGKILL, also to what the process has started.
+
+        Returns the exit code.
+        """
+        family = self._family()
+        if self._process.poll() is None:
+            self._process.send_signal(politely)
+        try:
+            self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        return self._process.wait()
+
+    def _family(self) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            return list(psutil.Process(self.pid).children(recursive=True))
+        return []

@@ -1,0 +1,94 @@
+"""A scheduler that dies, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from poc_bench import record
+from poc_bench.arms import ARMS, SYNC, Arm
+from poc_bench.cli import INTERRUPTED, main
+from tests.bench.crashing import EXIT_CODE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.postgres import Database, Server
+
+SMALL = ["run", "--workload", "layers:dags=1,runs=1,tasks=10"]
+
+
+@pytest.fixture
+def crashing_arm(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An arm whose scheduler dies mid-cell."""
+    executor = {"AIRFLOW__CORE__EXECUTOR": "tests.bench.crashing.CrashingExecutor"}
+    monkeypatch.setitem(ARMS, "crash", Arm("crash", "dies", SYNC, executor))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return "crash"
+
+
+def databases(postgres: Server) -> set[str]:
+    listed = postgres.execute("SELECT datname FROM pg_database")
+    return {line.strip() for line in listed.splitlines() if line.strip().startswith("bench_")}
+
+
+def test_a_crash_gives_a_failed_cell_with_its_log(
+    crashing_arm: str,
+    postgres: Server,
+    database: Database,
+    temporary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    url = database.url("psycopg2")
+    code = main([*SMALL, "--arm", f"{crashing_arm},sync", "--db", url, "--out", str(out)])
+
+    crashed, well = (cell for cell in record.read(out).cells if cell.arm != "floor")
+    assert code == 1
+    assert crashed.failure is not None
+    assert crashed.failure.startswith(f"scheduler 0 ended with exit code {EXIT_CODE}")
+    assert well.correct
+    assert [log.name for log in (out / "logs").glob("*crash*/scheduler-0.log")] == ["scheduler-0.log"]
+    assert list(temporary.iterdir()) == []
+    assert databases(postgres) == set()
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files that the server's own user may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="bench-tests-") as folder:
+        yield Path(folder)
+
+
+def test_ctrl_c_keeps_what_is_done_and_leaves_nothing(temporary: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-m", "poc_bench", *SMALL, "--arm", "sync", "--repeat", "9", "--out", str(out)],
+        env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "#1 layers" in line and "sync" in line:
+                break
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+
+    assert process.returncode == INTERRUPTED
+    found = record.read(out)
+    assert found.interrupted
+    assert [cell.correct for cell in found.cells if cell.arm == "sync"] == [True]
+    assert list(temporary.iterdir()) == []
+    assert [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []

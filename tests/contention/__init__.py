@@ -1,0 +1,1 @@
+"""Reports from traces, and the controls that show the instrument can say yes and no."""

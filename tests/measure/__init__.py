@@ -1,0 +1,1 @@
+"""The instrument itself, without a scheduler."""

@@ -1,0 +1,127 @@
+"""Executor events, each kind once, against the redesigned executor routine."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState, TaskInstanceState
+from sqlalchemy import select, update
+
+from tests.redesigned.test_stages import REDESIGNED, states
+from tests.support.dags import create_run, layered_dag, write_dags
+from tests.support.executor import InstantExecutor
+from tests.support.scheduler import assembled
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+
+    from async_scheduler.assembly import Assembly
+    from tests.support.postgres import Database
+
+SUCCESS, FAILED, QUEUED = TaskInstanceState.SUCCESS, TaskInstanceState.FAILED, TaskInstanceState.QUEUED
+
+
+def store(state: str | None, *, try_number: int = 1, job: int | None = None, **values: Any) -> DagRun:
+    """Store a running run of one task whose instance is in *state*."""
+    write_dags(layered_dag("dag", [1]))
+    run = create_run("dag", state=DagRunState.RUNNING)
+    with create_session() as session:
+        session.execute(
+            update(TaskInstance).values(state=state, try_number=try_number, queued_by_job_id=job, **values)
+        )
+    return run
+
+
+def key(try_number: int = 1) -> TaskInstanceKey:
+    """Return the key of that instance."""
+    return TaskInstanceKey("dag", "l0_t0", "run_0", try_number, -1)
+
+
+async def process(assembly: Assembly, *events: tuple[TaskInstanceKey, Any, Any]) -> int:
+    """Give the routine these events and let it process them."""
+    assembly.ports[0].events = {event: (state, info) for event, state, info in events}
+    routine: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
+    count: int = await routine.process_events()
+    return count
+
+
+def instance() -> TaskInstance:
+    """Return the task instance."""
+    with create_session() as session:
+        return session.scalars(select(TaskInstance)).one()
+
+
+async def test_an_event_that_agrees_marks_its_run_and_changes_nothing(
+    airflow_db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = store("success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        with caplog.at_level(logging.INFO, "airflow.jobs.scheduler_job_runner.SchedulerJobRunner"):
+            assert await process(assembly, (key(), SUCCESS, None)) == 1
+        assert assembly.ports[0].events == {}
+        assert assembly.redesigned is not None
+        assert run.id in assembly.redesigned.dirty
+    assert states() == {"success": 1}
+    assert "TaskInstance Finished: dag_id=dag, task_id=l0_t0, run_id=run_0, map_index=-1" in caplog.text
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+async def test_a_task_that_ended_without_saying_so_is_failed(airflow_db: Database, state: str) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        run = store(state, job=assembly.redesigned._scheduler.job.id)  # type: ignore[union-attr]
+        assert await process(assembly, (key(), SUCCESS, None)) == 1
+        assert assembly.redesigned is not None
+        assert run.id in assembly.redesigned.dirty
+    assert states() == {"failed": 1}
+
+
+async def test_an_event_for_a_task_that_another_scheduler_queued_again_changes_nothing(
+    airflow_db: Database,
+) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        store("queued", job=4711)
+        assert await process(assembly, (key(), FAILED, None)) == 1
+    assert states() == {"queued": 1}
+
+
+async def test_an_event_of_an_earlier_try_changes_nothing(airflow_db: Database) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        store("queued", try_number=2, job=assembly.redesigned._scheduler.job.id)  # type: ignore[union-attr]
+        assert await process(assembly, (key(1), FAILED, None)) == 1
+    assert states() == {"queued": 1}
+
+
+async def test_the_executors_id_is_stored(airflow_db: Database) -> None:
+    store("queued")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        assert await process(assembly, (key(), QUEUED, "celery-1")) == 1
+    assert instance().external_executor_id == "celery-1"
+    assert states() == {"queued": 1}
+
+
+async def test_events_of_locked_rows_are_not_lost(airflow_db: Database) -> None:
+    run = store("success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        with create_session(scoped=False) as other:
+            other.execute(select(TaskInstance.id).with_for_update())
+            assert await process(assembly, (key(), SUCCESS, None)) == 1
+        assert assembly.redesigned is not None
+        assert run.id in assembly.redesigned.dirty
+
+
+async def test_events_of_deleted_rows_do_not_stay(airflow_db: Database) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        assert await process(assembly, (key(), SUCCESS, None)) == 1
+        assert assembly.ports[0].events == {}
+
+
+async def test_of_several_tries_the_last_one_counts(airflow_db: Database) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        store("queued", try_number=2, job=assembly.redesigned._scheduler.job.id)  # type: ignore[union-attr]
+        await process(assembly, (key(1), SUCCESS, None), (key(2), FAILED, None))
+    assert states() == {"failed": 1}

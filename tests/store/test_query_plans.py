@@ -1,0 +1,111 @@
+"""With a long past in the tables, no hot statement reads all of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
+
+import async_scheduler.store.creation
+import async_scheduler.store.queued
+import async_scheduler.store.running  # noqa: F401  (registers its statements)
+from async_scheduler.store.dialect import POSTGRESQL, STATEMENTS
+from tests.support.dags import create_run, layered_dag, write_dags
+
+if TYPE_CHECKING:
+    from tests.support.postgres import Database
+
+PAST = """
+INSERT INTO dag_run (dag_id, run_id, logical_date, run_after, state, run_type, clear_number, span_status)
+SELECT 'dag', 'past_' || n, timestamptz '2020-01-01' + n * interval '1 min', '2020-01-01', 'success',
+       'scheduled', 0, 'not_started' FROM generate_series(1, 1000) n;
+INSERT INTO task_instance (id, dag_id, task_id, run_id, map_index, state, try_number, pool, pool_slots,
+                           updated_at, span_status)
+SELECT gen_random_uuid(), 'dag', 'l0_t' || t, 'past_' || n, -1, 'success', 1, 'default_pool', 1, now(),
+       'not_started' FROM generate_series(1, 1000) n, generate_series(1, 50) t;
+ANALYZE
+"""
+HOT = (
+    "running.claim",
+    "running.fingerprint",
+    "running.unverified",
+    "running.touch",
+    "running.close",
+    "instances.states",
+    "instances.schedule",
+    "instances.succeed",
+    "instances.flag",
+    "instances.first_starts",
+    "events.reported",
+    "pools.occupied",
+    "scheduled.candidates",
+    "scheduled.queue",
+    "scheduled.leftover",
+)
+
+
+DIALECT: Any = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
+
+
+async def explain(connection: Any, name: str, given: dict[str, Any]) -> str:
+    """Return the plan of a statement with these parameters."""
+    compiled = STATEMENTS[name](POSTGRESQL).compile(dialect=DIALECT)
+    expanded = compiled.construct_expanded_state(given)
+    values = [expanded.parameters[key] for key in expanded.positiontup]
+    rows = await connection.fetch(f"EXPLAIN {expanded.statement}", *values)
+    return "\n".join(row[0] for row in rows)
+
+
+async def test_no_hot_statement_reads_the_whole_past(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [5, 5]))
+    runs = [create_run("dag", number, state=DagRunState.RUNNING) for number in range(5)]
+    with create_session() as session:
+        for statement in PAST.split(";"):
+            session.execute(text(statement))
+    connection = await asyncpg.connect(host=airflow_db.socket_dir, user="postgres", database=airflow_db.name)
+    try:
+        ids = [
+            row[0] for row in await connection.fetch("SELECT id FROM task_instance WHERE run_id = 'run_1'")
+        ]
+        given = _parameters([run.id for run in runs], ids)
+        for name in HOT:
+            instances = name.startswith("instances.") and name not in (
+                "instances.states",
+                "instances.first_starts",
+            )
+            chosen = {**given, "ids": ids} if instances or name == "scheduled.queue" else given
+            plan = await explain(connection, name, chosen)
+            assert "Seq Scan on task_instance " not in plan + " ", f"{name}\n{plan}"
+    finally:
+        await connection.close()
+
+
+def _parameters(runs: list[int], instances: list[Any]) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {
+        "ids": runs,
+        "touched": runs,
+        "closed": runs,
+        "ended_as": "success",
+        "now": now,
+        "updated_at": now,
+        "job": 1,
+        "old": "",
+        "new": "skipped",
+        "most": 100,
+        "keys_0": ["dag"] * 3,
+        "keys_1": ["l0_t0", "l0_t1", "l0_t2"],
+        "keys_2": ["run_1"] * 3,
+        "keys_3": [-1] * 3,
+    }
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_hot_statement_exists(name: str) -> None:
+    assert name in STATEMENTS

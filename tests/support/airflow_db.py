@@ -1,0 +1,29 @@
+"""Points this process's Airflow at a test database and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from airflow import settings
+
+if TYPE_CHECKING:
+    from tests.support.postgres import Database
+
+
+@contextmanager
+def airflow_on(database: Database) -> Iterator[None]:
+    """Configure Airflow's sessions for *database* while the block runs."""
+    with patch.dict(os.environ, database.environment):
+        settings.dispose_orm(do_log=False)
+        settings.configure_vars()
+        settings.configure_orm()
+        try:
+            yield
+        finally:
+            settings.dispose_orm(do_log=False)
+    settings.configure_vars()
+    settings.configure_orm()
