@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import threading
 from collections import Counter
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +33,7 @@ from poc_bench.tuning import Tuned
 from poc_bench.workloads import WORKLOADS, sized_list
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from poc_bench.statistics import Spread
 
@@ -40,18 +43,32 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code.
 
-    0: all is well; 1: a cell failed, was wrong or got worse; 2: it cannot be done; 130: Ctrl-C.
+    0: all is well; 1: a cell failed, was wrong or got worse; 2: it cannot be done; 130: Ctrl-C or SIGTERM.
     """
     options = _parser().parse_args(arguments)
     console = Console(highlight=False)
     try:
-        code: int = options.command(options, console)
+        with _terminated_like_interrupted():
+            code: int = options.command(options, console)
     except BenchError as error:
         Console(stderr=True).print(f"poc-bench: {error}", highlight=False, markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: what is done is kept, no process of a cell stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

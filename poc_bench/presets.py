@@ -26,7 +26,7 @@ QUICK = Preset(
 )
 FULL = Preset(
     workloads="layers,many-small,linear,mixed-rules,slow-executor",
-    arms="sync,sync-tuned,sync-x2,naive,naive-shared-session,naive-sequential",
+    arms="sync,sync-tuned,sync-x2,naive,naive-shared-session,naive-sequential,redesigned",
     rtts="0,2.5",
     repeats=5,
     sizes="full",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.1
 """A link whose added delay is off by more than this share is not measured through."""
 PINGS = 60
-ROUNDS = 6
+ROUNDS = 15
 CLOSE_ENOUGH = 0.04
 
 
@@ -69,7 +69,7 @@ class LinkedDatabase:
         raise CellFailure(f"the link does not start: {self.process.last_line()}")
 
     def verify(self) -> None:
-        """Measure the added delay and correct it until it is right.
+        """Measure the added delay and correct it until it is right; a disturbed machine takes more rounds.
 
         :raises CellFailure: when it stays off by more than :data:`TOLERANCE`.
         """

@@ -1,4 +1,4 @@
-"""A scheduler that dies, and Ctrl-C."""
+"""A scheduler that dies, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def temporary() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_ctrl_c_keeps_what_is_done_and_leaves_nothing(temporary: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_keeps_what_is_done_and_leaves_nothing(
+    interruption: signal.Signals, temporary: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     with subprocess.Popen(
         [sys.executable, "-m", "poc_bench", *SMALL, "--arm", "sync", "--repeat", "9", "--out", str(out)],
@@ -83,7 +86,7 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing(temporary: Path, tmp_path:
             if "#1 layers" in line and "sync" in line:
                 break
         family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(interruption)
         process.stdout.read()
 
     assert process.returncode == INTERRUPTED
