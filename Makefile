@@ -14,7 +14,7 @@ CLUSTER = $(BIN)/python -m async_scheduler.devcluster
 CLUSTER_OPTIONS = --scheduler $(SCHEDULER) --data-dir $(DATA_DIR) $(if $(PORT),--port $(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo cluster check format test test-deep bench lock clean
+.PHONY: help setup browser demo cluster check format test test-deep test-faults bench lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,7 +56,7 @@ format: $(READY)  ## Format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 
 test: $(READY) browser  ## All tests but the deep ones, on an embedded PostgreSQL
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not deep" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not deep and not faults" $(ARGS)
 
 browser:
 	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
@@ -65,6 +65,9 @@ browser:
 
 test-deep: $(READY) browser  ## The long property tests
 	$(BIN)/pytest -n 2 --dist loadgroup -m deep $(ARGS)
+
+test-faults: $(READY)  ## Faults injected into real servers and schedulers: about a quarter of an hour
+	$(BIN)/pytest -m faults $(ARGS)
 
 bench: $(READY)  ## A short benchmark of the schedulers
 	$(BIN)/poc-bench run --quick $(ARGS)
