@@ -133,6 +133,13 @@ OPTIONS: tuple[Option, ...] = (
         "place of ``[scheduler] max_dagruns_per_loop_to_schedule``.",
     ),
     Option(
+        "visits_at_once",
+        "4",
+        _integer(1, 100, "transactions"),
+        "How many such transactions may be open at the same time, each with a connection of its own. Far "
+        "from the database they overlap their waiting. Always 1 unless ``mode`` is ``concurrent``.",
+    ),
+    Option(
         "dags_per_creation",
         "50",
         _integer(1, 10_000, "dags"),
@@ -312,6 +319,7 @@ class Settings:
     mode: Mode = "concurrent"
     algorithm: Algorithm = "upstream"
     runs_per_visit: int = 32
+    visits_at_once: int = 4
     dags_per_creation: int = 50
     instances_per_creation: int = 5000
     starts_per_pass: int = 200
@@ -338,6 +346,11 @@ class Settings:
     secrets_breaker_failures: int = 5
     secrets_breaker_pause: float = 30.0
     secrets_threads: int = 16
+
+    @property
+    def lanes(self) -> int:
+        """How many transactions the redesigned schedule stage may have open at the same time."""
+        return self.visits_at_once if self.mode == "concurrent" else 1
 
     @classmethod
     def from_values(cls, values: Mapping[str, str]) -> Settings:

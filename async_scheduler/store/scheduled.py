@@ -38,12 +38,12 @@ class Limited(NamedTuple):
         return self.latest_version
 
 
-def _best(dialect: Dialect, *, filtered: bool) -> Select[Any]:
+def _best(source: FromClause) -> Select[Any]:
     """The ids of the best *most* scheduled instances of running runs, from each run no more than may run.
 
     The order is Airflow's with the id as the last word, so that the choice does not depend on the plan.
     """
-    waiting = _waiting(dialect, filtered=filtered).c
+    waiting = source.c
     order = (waiting.priority_weight.desc(), RUN.c.logical_date, waiting.map_index, waiting.id)
     ranked = (
         select(
@@ -94,9 +94,11 @@ def _not_starved(dialect: Dialect) -> list[Any]:
 
 
 def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
-    c, best = INSTANCE.c, _best(dialect, filtered=filtered)
+    c, waiting = INSTANCE.c, _waiting(dialect, filtered=filtered)
+    best = _best(waiting)
     query = (
         select(
+            select(func.count()).select_from(waiting).scalar_subquery(),
             c.id,
             c.dag_id,
             c.task_id,
@@ -134,16 +136,19 @@ def more_candidates(dialect: Dialect) -> Select[Any]:
     return _candidates(dialect, filtered=True)
 
 
-async def lock_candidates(session: AsyncSession, most: int, starved: Starved) -> list[Candidate]:
+async def lock_candidates(
+    session: AsyncSession, most: int, starved: Starved
+) -> tuple[list[Candidate], int | None]:
     """Lock and return at most *most* candidates, best first, none of which needs what is starved.
+
+    The second part is how many task instances wait in all, starved ones left out; None if nothing was found.
 
     Mirrors the query of ``_executable_task_instances_to_queued``. Locks: ``task_instance`` NO KEY UPDATE SKIP
     LOCKED, until the commit.
     """
     dialect = dialect_of(session)
     if not starved.size():
-        rows = await session.execute(candidates(dialect), {"most": most})
-        return [Candidate._make(row) for row in rows]
+        return _counted((await session.execute(candidates(dialect), {"most": most})).all())
     parameters: dict[str, Any] = {
         "most": most,
         "pools": sorted(starved.pools),
@@ -152,8 +157,11 @@ async def lock_candidates(session: AsyncSession, most: int, starved: Starved) ->
         **keys("tasks", sorted(starved.tasks) or [("", "")], dialect),
         **keys("run_tasks", sorted(starved.run_tasks) or [("", "", "")], dialect),
     }
-    rows = await session.execute(more_candidates(dialect), parameters)
-    return [Candidate._make(row) for row in rows]
+    return _counted((await session.execute(more_candidates(dialect), parameters)).all())
+
+
+def _counted(rows: Sequence[Any]) -> tuple[list[Candidate], int | None]:
+    return [Candidate._make(row[1:]) for row in rows], rows[0][0] if rows else None
 
 
 @statement

@@ -129,30 +129,35 @@ class EnqueueTaskInstances:
         section = Section(Admission(room.pools, room.run_active, executors, slots), timezone.utcnow())
         section.admission.starved.runs |= room.full_runs
         left = int(min(most, section.admission.open_slots))
+        waiting: int | None = None
         while left > 0:
             starved = section.admission.starved.size()
-            candidates = await self._candidates(tx, section, left)
+            candidates, found = await self._candidates(tx, section, left)
             self._resolve_executors(tx, executors, candidates)
             admitted = section.admission.admit(candidates)
             await self._queue(tx, section, admitted)
+            # Starved ones were left out of the count: whether there are any is asked below.
+            waiting = found - len(admitted) if found and not starved else None
             exhausted = len(candidates) < left
             left -= len(admitted)
             if exhausted or section.admission.starved.size() == starved:
                 break
-        section.left_over = await any_scheduled(tx.session)
+        section.left_over = await any_scheduled(tx.session) if waiting is None else waiting > 0
         for row in section.queued:
             self._commit_later(row, executors[row.executor])
         return section
 
-    async def _candidates(self, tx: Transaction, section: Section, most: int) -> list[Candidate]:
+    async def _candidates(
+        self, tx: Transaction, section: Section, most: int
+    ) -> tuple[list[Candidate], int | None]:
         started = perf_counter()
-        candidates = await lock_candidates(tx.session, most, section.admission.starved)
+        candidates, waiting = await lock_candidates(tx.session, most, section.admission.starved)
         stats.timing("scheduler.critical_section_query_duration", 1000 * (perf_counter() - started))
         unread = {one.dag_id for one in candidates if one.limited} - section.seen_dags
         if not unread:
-            return candidates
+            return candidates, waiting
         hidden = await self._read_limits(tx, section, unread)
-        return [one for one in candidates if one.dag_id not in hidden]
+        return [one for one in candidates if one.dag_id not in hidden], waiting
 
     async def _read_limits(self, tx: Transaction, section: Section, dag_ids: set[str]) -> set[str]:
         """Enter the limits of *dag_ids*; return those whose candidates have to wait, or cannot run at all."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from airflow import settings as airflow_settings
 from airflow._shared.observability.metrics import stats
 from airflow._shared.timezones import timezone
 
@@ -18,6 +18,7 @@ from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
 from async_scheduler.routines.redesigned.ending import end_runs
 from async_scheduler.routines.redesigned.expanding import write_expansions
 from async_scheduler.routines.redesigned.handover import Callbacks, Handover
+from async_scheduler.routines.redesigned.unusual import is_unusual
 from async_scheduler.routines.redesigned.visiting import Visited, visit
 from async_scheduler.routines.redesigned.writing import write
 from async_scheduler.store.limits import COUNTED_RUN_TYPES, refresh_exceeding
@@ -40,6 +41,7 @@ class Pass:
     """What one transaction did; filled while it runs, believed once it has committed."""
 
     now: datetime
+    ids: Sequence[int]
     visited: list[Visited] = field(default_factory=list)
     scheduled: int = 0
     finished: int = 0
@@ -55,45 +57,78 @@ class ScheduleTaskInstances:
     """The middle of ``SchedulerJobRunner._do_scheduling`` over dirty runs, each visited to its fix point.
 
     Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED for one batch, then its task instances in the order of ids,
-    until the commit. The limit flag of dags is corrected afterwards, in a transaction of its own.
+    until the commit. The limit flag of dags is corrected afterwards, in a transaction of its own. Batches
+    visited at the same time have no run in common, so they lock nothing that another one wants.
 
     :param batch: how many runs one transaction visits at most.
+    :param lanes: how many such transactions are open at the same time at most.
     """
 
     name = "schedule"
 
     def __init__(
-        self, scheduler: SchedulerJobRunner, sessions: Sessions, dirty: DirtyRuns, plans: Plans, batch: int
+        self,
+        scheduler: SchedulerJobRunner,
+        sessions: Sessions,
+        dirty: DirtyRuns,
+        plans: Plans,
+        batch: int,
+        lanes: int = 1,
     ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
         self._dirty = dirty
         self._plans = plans
         self._batch = batch
+        self._lanes = lanes
         self._handover = Handover(scheduler, sessions)
         self._verified: dict[int, UUID] = {}
 
     async def run_once(self) -> Outcome:
-        """Visit one batch of dirty runs; report what became of them."""
+        """Visit dirty runs, a batch in each lane; report what became of them."""
         now = timezone.utcnow()
-        ids = self._dirty.take(self._batch, now)
-        if not ids:
+        batches = (self._dirty.take(self._batch, now) for _ in range(self._lanes))
+        passes = [Pass(now, ids) for ids in batches if ids]
+        if not passes:
             return Outcome(due_in=self._dirty.due_in(now))
-        done = Pass(now)
+        errors = await self._attempt_all(passes)
+        done = [one for one, error in zip(passes, errors, strict=True) if error is None]
+        changed = False
+        for one in done:
+            changed |= await self._follow_up(one)
+        await self._refresh_flags(done)
+        failed = [error for error in errors if error is not None]
+        for error in failed:
+            if not isinstance(error, LostRace):
+                raise error
+        return self._report(done, changed, len(failed))
+
+    async def _attempt_all(self, passes: Sequence[Pass]) -> list[Exception | None]:
+        if len(passes) == 1:
+            return [await self._attempt(passes[0])]
+        async with asyncio.TaskGroup() as group:
+            lanes = [
+                group.create_task(self._attempt(one), name=f"{self.name} {number}")
+                for number, one in enumerate(passes, start=1)
+            ]
+        return [lane.result() for lane in lanes]
+
+    async def _attempt(self, done: Pass) -> Exception | None:
+        """Visit one batch in a transaction; after an error return it, so that the other lanes go on."""
         try:
             async with transaction(self._sessions) as tx:
-                await self._visit(tx, ids, done)
-        except BaseException as error:
-            self._dirty.mark(ids)
-            if isinstance(error, LostRace):
-                return Outcome({"lost_race": 1}, more=True)
+                await self._visit(tx, done)
+        except Exception as error:
+            self._dirty.mark(done.ids)
+            return error
+        except BaseException:
+            self._dirty.mark(done.ids)
             raise
-        changed = await self._follow_up(done)
-        return self._report(done, changed)
+        return None
 
-    async def _visit(self, tx: Transaction, ids: Sequence[int], done: Pass) -> None:
-        claimed = await claim_runs(tx.session, ids)
-        done.locked = sorted(set(ids) - {run.id for run in claimed})
+    async def _visit(self, tx: Transaction, done: Pass) -> None:
+        claimed = await claim_runs(tx.session, done.ids)
+        done.locked = sorted(set(done.ids) - {run.id for run in claimed})
         ours = await self._sort(tx, claimed, done)
         done.visited, strange = await visit(tx.session, ours, done.now)
         done.handed_over += strange
@@ -115,7 +150,7 @@ class ScheduleTaskInstances:
             compiled = self._plans.get(run.version)
             if compiled is None and not self._plans.is_absent(run.version):
                 done.unplanned.append(run)
-            elif compiled is None or run.id in unverified or _is_unusual(run, compiled, done.now):
+            elif compiled is None or run.id in unverified or is_unusual(run, compiled, done.now):
                 done.handed_over.append(run)
             else:
                 ours.append((run, compiled))
@@ -147,7 +182,7 @@ class ScheduleTaskInstances:
             done.callbacks = (await self._handover.close(tx, upstream)).callbacks
 
     async def _follow_up(self, done: Pass) -> bool:
-        """After the commit: callbacks, runs for Airflow's code, plans to compile, flags, the next visits.
+        """After the commit: callbacks, runs for Airflow's code, plans to compile, the next visits.
 
         Return whether Airflow's code changed anything.
         """
@@ -158,10 +193,13 @@ class ScheduleTaskInstances:
         for run in done.handed_over:
             changed |= await self._hand_over(run, done)
         await self._compile(done.unplanned)
-        if dag_ids := {run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES}:
+        return changed
+
+    async def _refresh_flags(self, done: Sequence[Pass]) -> None:
+        ended = [run for one in done for run in one.ended]
+        if dag_ids := {run.dag_id for run in ended if run.run_type in COUNTED_RUN_TYPES}:
             async with transaction(self._sessions) as tx:
                 await refresh_exceeding(tx.session, dag_ids)
-        return changed
 
     def _plan_next_visits(self, done: Pass) -> None:
         dirty = self._dirty
@@ -213,42 +251,26 @@ class ScheduleTaskInstances:
             await self._plans.fetch(self._sessions, versions)
             self._dirty.mark(run.id for run in unplanned)
 
-    def _report(self, done: Pass, changed: bool) -> Outcome:
+    def _report(self, done: Sequence[Pass], changed: bool, lost_races: int) -> Outcome:
         due_in = self._dirty.due_in(timezone.utcnow())
-        ended = bool(done.ended) or changed
+        counts = {
+            "examined": sum(len(one.visited) + len(one.handed_over) for one in done),
+            "handed_over": sum(len(one.handed_over) for one in done),
+            "scheduled": sum(one.scheduled for one in done),
+            "flagged": sum(one.finished for one in done),
+            "ended": sum(len(one.ended) for one in done),
+            "locked": sum(len(one.locked) for one in done),
+        }
+        if lost_races:
+            counts["lost_race"] = lost_races
+        ended = bool(counts["ended"]) or changed
         return Outcome(
-            {
-                "examined": len(done.visited) + len(done.handed_over),
-                "handed_over": len(done.handed_over),
-                "scheduled": done.scheduled,
-                "flagged": done.finished,
-                "ended": len(done.ended),
-                "locked": len(done.locked),
-            },
-            progressed=bool(done.scheduled or done.finished or done.ended or changed),
-            more=due_in == 0.0,
+            counts,
+            progressed=bool(counts["scheduled"] or counts["flagged"] or ended),
+            more=due_in == 0.0 or lost_races > 0,
             wakes=("enqueue", "start", "create") if ended else ("enqueue",),
             due_in=due_in,
         )
-
-
-def _is_unusual(run: ClaimedRun, compiled: CompiledDag, now: datetime) -> bool:
-    """Whether the run has timed out, lies in the future, or its dag has features not decided here."""
-    plan = compiled.plan
-    timed_out = (
-        plan.dagrun_timeout is not None
-        and run.start_date is not None
-        and run.start_date < now - plan.dagrun_timeout
-    )
-    future = run.logical_date is not None and run.logical_date > now
-    unexpandable = plan.maps and not _can_expand(compiled)
-    return bool(timed_out or future or plan.needs_upstream or unexpandable)
-
-
-def _can_expand(compiled: CompiledDag) -> bool:
-    """Whether new instances can be made here: no hook and no weight rule of the user wants to see them."""
-    hook = airflow_settings.task_instance_mutation_hook
-    return compiled.templates is not None and bool(getattr(hook, "is_noop", False))
 
 
 def _report_decisions(visited: Sequence[Visited]) -> None:

@@ -41,7 +41,7 @@ class RedesignedStages:
         self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass)
         self.sweep = Sweep(sessions, self.dirty, self.plans, settings.examine_all_interval)
         self.schedule = ScheduleTaskInstances(
-            scheduler, sessions, self.dirty, self.plans, settings.runs_per_visit
+            scheduler, sessions, self.dirty, self.plans, settings.runs_per_visit, settings.lanes
         )
         self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch)
 
