@@ -144,16 +144,17 @@ def due(dialect: Dialect) -> Select[Any]:
 
 @statement
 def fingerprint(dialect: Dialect) -> Select[Any]:
-    """Select, for each run that may be claimed, numbers that change when its task instances do.
+    """Select, for each run that may be claimed, what changes when its task instances do, or its dag.
 
     Counted are the states that decisions depend on. A running instance is left out: its heartbeats touch
     the row. The sum of modification times, unlike the latest one, also shows a change that was stamped
-    before others but committed after them.
+    before others but committed after them. The latest dag version shows that the dag has another one: its
+    new tasks are to run in runs under way.
     """
     relevant = still(INSTANCE.c.state, (None, *FINISHED, *SCHEDULABLE))
     changed = case((relevant, _age(dialect)))
     return (
-        select(RUN.c.id, func.count(changed), func.sum(changed))
+        select(RUN.c.id, func.count(changed), func.sum(changed), latest_version().scalar_subquery())
         .select_from(RUN)
         .join(DAG, DAG.c.dag_id == RUN.c.dag_id)
         .outerjoin(INSTANCE, (INSTANCE.c.dag_id == RUN.c.dag_id) & (INSTANCE.c.run_id == RUN.c.run_id))
@@ -177,10 +178,10 @@ def _age(dialect: Dialect) -> ColumnElement[Any]:
     return cast((func.julianday(updated) - 2_440_587.5) * 86_400_000_000, BigInteger)
 
 
-async def fingerprints(session: AsyncSession) -> dict[int, tuple[int, Any]]:
+async def fingerprints(session: AsyncSession) -> dict[int, tuple[Any, ...]]:
     """Return the fingerprint of every run that may be claimed, by run id. Locks nothing."""
     rows = await session.execute(fingerprint(dialect_of(session)))
-    return {run: (count, total) for run, count, total in rows.all()}
+    return {run: tuple(seen) for run, *seen in rows.all()}
 
 
 @statement

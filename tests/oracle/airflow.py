@@ -18,7 +18,7 @@ from sqlalchemy.pool import StaticPool
 from tests.oracle.dags import LOGICAL_DATE, START_DATE, Dag, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 DEPENDENCY_ORDER = (
     "NotInRetryPeriodDep",
@@ -52,15 +52,29 @@ class Rest:
 class OrderedDependencies(set[Any]):
     """Dependencies that keep their order when united with those of a context."""
 
-    def __init__(self, dependencies: Any) -> None:
-        self._ordered = sorted(dependencies, key=lambda dep: DEPENDENCY_ORDER.index(type(dep).__name__))
+    def __init__(self, dependencies: Any, order: Sequence[str] = DEPENDENCY_ORDER) -> None:
+        self._order = order
+        self._ordered = sorted(dependencies, key=lambda dep: order.index(type(dep).__name__))
         super().__init__(self._ordered)
 
     def __ror__(self, other: set[Any]) -> Any:
-        return OrderedDependencies({*other, *self._ordered})
+        return OrderedDependencies({*other, *self._ordered}, self._order)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._ordered)
+
+
+def ordered_dependencies(dag_bag: Any, order: Sequence[str] = DEPENDENCY_ORDER) -> None:
+    """Let every dag that *dag_bag* reads from now on have its dependencies in this order."""
+    read = dag_bag._read_dag
+
+    def read_ordered(serialized: Any) -> Any:
+        dag = read(serialized)
+        for op in dag.task_dict.values() if dag else ():
+            object.__setattr__(op, "deps", OrderedDependencies(op.deps, order))
+        return dag
+
+    dag_bag._read_dag = read_ordered
 
 
 class Oracle:

@@ -28,7 +28,7 @@ class Sweep:
         self._dirty = dirty
         self._plans = plans
         self._everything_after = everything_after
-        self._seen: dict[int, tuple[int, Any]] = {}
+        self._seen: dict[int, tuple[Any, ...]] = {}
         self._last_everything = monotonic()
 
     async def run_once(self) -> Outcome:
