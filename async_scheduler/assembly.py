@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UNPROMPTED = 10.0
+"""Seconds after which a stage looks for work although neither the probe nor another stage has woken it."""
 HEARTBEAT_CHECK = 1.0
 """Seconds between two looks at whether the job's heartbeat is due, as often as an idle sync loop looks."""
 
@@ -77,6 +79,8 @@ class Assembly:
         self._sessions = self._make_sessions()
         self.secrets = SchedulerSecrets(settings)
         self.redesigned = self._make_redesigned()
+        self._probing = self.redesigned is not None and settings.mode != "sequential"
+        self._rest = self._seconds_between_unprompted_passes()
         self._executor_routines = [
             self._executor_routine(port, view) for port, view in zip(self.ports, self.views, strict=True)
         ]
@@ -102,6 +106,8 @@ class Assembly:
         if self._settings.mode != "concurrent":
             return 1
         stages, per_loop = 5, 3
+        if self._settings.algorithm == "redesigned":
+            stages += self._settings.lanes  # the probe, and the lanes after the first
         return stages + per_loop + len(self.ports) + sum(not timer.thread for timer in timers)
 
     def _engines(self) -> list[Engine]:
@@ -124,6 +130,13 @@ class Assembly:
             return None
         return RedesignedStages(self._scheduler, self._sessions, self._settings)
 
+    def _seconds_between_unprompted_passes(self) -> float:
+        """Stages look for work by themselves as often as the sync loop, unless the probe does it for them.
+
+        Where a number of rounds was asked for, a round takes as long as the slowest stage's interval.
+        """
+        return max(UNPROMPTED, self._idle) if self._probing and self._scheduler.num_runs <= 0 else self._idle
+
     def _executor_routine(self, port: ExecutorPort, view: ExecutorView) -> RunExecutor:
         if self.redesigned is not None:
             return self.redesigned.executor(executor_routine_name(port), port, view)
@@ -139,7 +152,7 @@ class Assembly:
 
     def _drivers(self, timers: list[Timer]) -> list[RoutineDriver]:
         """Return the drivers in the order of the sync loop, which sequential mode follows."""
-        scheduler, sessions, idle = self._scheduler, self._sessions, self._idle
+        scheduler, sessions, idle, rest = self._scheduler, self._sessions, self._idle, self._rest
         executors = tuple(routine.name for routine in self._executor_routines)
         drivers = [
             *self._deciding_drivers(executors),
@@ -149,10 +162,10 @@ class Assembly:
                 for routine in self._executor_routines
             ),
             self._driver(
-                HandleMissedDeadlines(scheduler, sessions), Schedule(idle, wakes=("executor_callbacks",))
+                HandleMissedDeadlines(scheduler, sessions), Schedule(rest, wakes=("executor_callbacks",))
             ),
-            self._driver(EnqueueExecutorCallbacks(scheduler, sessions), Schedule(idle)),
-            self._driver(EnqueueConnectionTests(scheduler, sessions), Schedule(idle)),
+            self._driver(EnqueueExecutorCallbacks(scheduler, sessions), Schedule(rest)),
+            self._driver(EnqueueConnectionTests(scheduler, sessions), Schedule(rest)),
             self._heartbeat_driver(),
             *(self._timer_driver(timer) for timer in timers),
         ]
@@ -160,16 +173,18 @@ class Assembly:
             create: Routine = CreateDagRuns(scheduler, sessions, self.secrets.for_new_runs)
             if self.redesigned is not None:
                 create = self.redesigned.create(self.secrets.for_new_runs)
-            drivers.insert(0, self._driver(create, Schedule(idle, core=True, wakes=("start",))))
+            drivers.insert(0, self._driver(create, Schedule(rest, core=True, wakes=("start",))))
         return drivers
 
     def _deciding_drivers(self, executors: tuple[str, ...]) -> list[RoutineDriver]:
         """Return start, schedule and enqueue, of the algorithm in use."""
-        scheduler, sessions, idle = self._scheduler, self._sessions, self._idle
-        start, schedule = Schedule(idle, core=True, wakes=("schedule",)), Schedule(idle, core=True)
-        enqueue = Schedule(idle, core=True, wakes=executors)
+        scheduler, sessions, rest = self._scheduler, self._sessions, self._rest
+        start, schedule = Schedule(rest, core=True, wakes=("schedule",)), Schedule(self._idle, core=True)
+        enqueue = Schedule(rest, core=True, wakes=executors)
         if (new := self.redesigned) is not None:
+            probe = [self._driver(new.probe, Schedule(self._settings.probe_interval))]
             return [
+                *(probe if self._probing else []),
                 self._driver(new.start, start),
                 self._driver(new.sweep, Schedule(self._settings.sweep_interval, wakes=("schedule",))),
                 self._driver(new.schedule, schedule),

@@ -167,6 +167,13 @@ OPTIONS: tuple[Option, ...] = (
         "place of ``[scheduler] max_tis_per_query``. Executor slots and ``[core] parallelism`` hold as ever.",
     ),
     Option(
+        "probe_interval",
+        "0.25",
+        _number(0.01, 60, "seconds"),
+        "How often the redesigned scheduler looks, with one statement for all stages, for new work that "
+        "others have made: queued runs, dags that are due, asset events, deadlines, callbacks.",
+    ),
+    Option(
         "sweep_interval",
         "1.0",
         _number(0.05, 600, "seconds"),
@@ -324,6 +331,7 @@ class Settings:
     instances_per_creation: int = 5000
     starts_per_pass: int = 200
     queue_batch: int = 512
+    probe_interval: float = 0.25
     sweep_interval: float = 1.0
     examine_all_interval: float = 30.0
     event_loop: EventLoop = "auto"

@@ -46,7 +46,8 @@ class CreationWork(NamedTuple):
     by_assets: bool
 
 
-def _is_due() -> list[Any]:
+def due_work() -> list[Any]:
+    """Return the conditions on a dag that is due by its timetable (``DagModel.dags_needing_dagruns``)."""
     c = DAG.c
     return [
         c.is_paused == false(),
@@ -57,15 +58,19 @@ def _is_due() -> list[Any]:
     ]
 
 
+def asset_work() -> Any:
+    """Return the condition that asset events or partitions wait to become runs."""
+    queued, partitions = AssetDagRunQueue.__table__, AssetPartitionDagRun.__table__
+    return (
+        select(1).select_from(queued).exists()
+        | select(1).where(partitions.c.created_dag_run_id.is_(None)).exists()
+    )
+
+
 @statement
 def work(dialect: Dialect) -> Select[Any]:
     """Select whether a dag is due, and whether asset events or partitions wait."""
-    queued, partitions = AssetDagRunQueue.__table__, AssetPartitionDagRun.__table__
-    query: Any = select(
-        select(1).where(*_is_due()).exists(),
-        select(1).select_from(queued).exists()
-        | select(1).where(partitions.c.created_dag_run_id.is_(None)).exists(),
-    )
+    query: Any = select(select(1).where(*due_work()).exists(), asset_work())
     return query  # type: ignore[no-any-return]
 
 
@@ -90,7 +95,7 @@ def due(dialect: Dialect) -> Select[Any]:
     dag_hash = select(SERIALIZED.c.dag_hash).where(SERIALIZED.c.dag_version_id == version).correlate(DAG)
     query = (
         select(DagModel, version, dag_hash.scalar_subquery())
-        .where(*_is_due())
+        .where(*due_work())
         .order_by(DAG.c.next_dagrun_create_after)
         .limit(bindparam("most", type_=Integer))
     )

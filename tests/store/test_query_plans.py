@@ -47,6 +47,7 @@ HOT = (
     "scheduled.candidates",
     "scheduled.queue",
     "scheduled.leftover",
+    "waiting.waiting",
 )
 
 

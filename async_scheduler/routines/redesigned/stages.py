@@ -12,6 +12,7 @@ from async_scheduler.routines.redesigned.create import CreateDagRuns, LookUpAhea
 from async_scheduler.routines.redesigned.dirty import DirtyRuns
 from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances
 from async_scheduler.routines.redesigned.events import RunExecutorInSets
+from async_scheduler.routines.redesigned.probe import Probe
 from async_scheduler.routines.redesigned.schedule import ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
 from async_scheduler.routines.redesigned.sweep import Sweep
@@ -40,6 +41,7 @@ class RedesignedStages:
         )
         self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass)
         self.sweep = Sweep(sessions, self.dirty, self.plans, settings.examine_all_interval)
+        self.probe = Probe(sessions, float(scheduler._scheduler_idle_sleep_time))
         self.schedule = ScheduleTaskInstances(
             scheduler, sessions, self.dirty, self.plans, settings.runs_per_visit, settings.lanes
         )

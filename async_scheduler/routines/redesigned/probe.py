@@ -1,0 +1,58 @@
+"""Looks for work that nobody inside this process can have announced, for all stages at once."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from async_scheduler.database.transaction import Sessions, transaction
+from async_scheduler.driver.routine import Outcome
+from async_scheduler.store.waiting import Waiting, look
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+FOLLOWERS: Mapping[str, str] = {
+    "queued_runs": "start",
+    "due_dags": "create",
+    "assets": "create",
+    "scheduled_instances": "enqueue",
+    "missed_deadlines": "deadlines",
+    "callbacks": "executor_callbacks",
+    "connection_tests": "connection_tests",
+}
+"""What may wait, and the routine whose work that is."""
+
+
+class Probe:
+    """Wakes the stages that have something to do, so that idle ones need not ask the database themselves.
+
+    One statement in place of one or more for each stage, so it can be made often: a run that a user or the
+    API server has just queued starts within *interval*. Work that is there but cannot be done yet, such as
+    a queued run beyond its dag's limit, wakes its stage every *patience* seconds. Reads only.
+    """
+
+    name = "probe"
+
+    def __init__(self, sessions: Sessions, patience: float) -> None:
+        self._sessions = sessions
+        self._patience = patience
+        self._seen: Waiting | None = None
+        self._woken: dict[str, float] = {}
+
+    async def run_once(self) -> Outcome:
+        """Look once; report how many routines have work."""
+        async with transaction(self._sessions) as tx:
+            found = await look(tx.session)
+        wakes = tuple(dict.fromkeys(self._to_wake(found)))
+        self._seen = found
+        return Outcome({"woken": len(wakes)}, progressed=bool(wakes), wakes=wakes)
+
+    def _to_wake(self, found: Waiting) -> Iterator[str]:
+        now = monotonic()
+        for what, routine in FOLLOWERS.items():
+            here = getattr(found, what)
+            changed = self._seen is None or here != getattr(self._seen, what)
+            if here and (changed or now - self._woken.get(what, 0.0) >= self._patience):
+                self._woken[what] = now
+                yield routine

@@ -1,0 +1,70 @@
+"""Whether there is anything to do at all: one cheap look for all stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow.models.callback import CallbackState, CallbackType, ExecutorCallback
+from airflow.models.connection_test import ConnectionTestRequest, ConnectionTestState
+from airflow.models.deadline import Deadline
+from sqlalchemy import ColumnElement, and_, false, func, select
+
+from async_scheduler.store.creation import asset_work, due_work
+from async_scheduler.store.dialect import Dialect, dialect_of, statement
+from async_scheduler.store.tables import DAG, INSTANCE, RUN
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+
+class Waiting(NamedTuple):
+    """What waits in the database, seen without a lock; zero or false where nothing does.
+
+    ``queued_runs`` and ``due_dags`` count; the others only tell whether there is any.
+    """
+
+    queued_runs: int
+    due_dags: int
+    assets: bool
+    scheduled_instances: bool
+    missed_deadlines: bool
+    callbacks: bool
+    connection_tests: bool
+
+
+def _any(*conditions: ColumnElement[bool]) -> Any:
+    return select(1).where(*conditions).exists()
+
+
+@statement
+def waiting(dialect: Dialect) -> Select[Any]:
+    """Select what waits, in the order of :class:`Waiting`."""
+    active_dag = and_(DAG.c.dag_id == RUN.c.dag_id, DAG.c.is_paused == false(), DAG.c.is_stale == false())
+    queued = (
+        select(func.count())
+        .select_from(RUN)
+        .join(DAG, active_dag)
+        .where(RUN.c.state == "queued", RUN.c.run_after <= func.now())
+    )
+    due = select(func.count()).select_from(DAG).where(*due_work())
+    deadline, callback, test = (
+        Deadline.__table__.c,
+        ExecutorCallback.__table__.c,
+        ConnectionTestRequest.__table__.c,
+    )
+    return select(
+        queued.scalar_subquery(),
+        due.scalar_subquery(),
+        asset_work(),
+        _any(INSTANCE.c.state == "scheduled"),
+        _any(deadline.deadline_time < func.now(), deadline.missed == false()),
+        _any(callback.type == CallbackType.EXECUTOR, callback.state == CallbackState.PENDING),
+        _any(test.state == ConnectionTestState.PENDING),
+    )
+
+
+async def look(session: AsyncSession) -> Waiting:
+    """Return what waits. Locks nothing."""
+    row = (await session.execute(waiting(dialect_of(session)))).one()
+    return Waiting._make(row)

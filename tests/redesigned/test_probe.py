@@ -1,0 +1,82 @@
+"""One look for all stages: who is woken, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.models.dag import DagModel
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
+from sqlalchemy import update
+
+from async_scheduler.routines.redesigned.probe import FOLLOWERS, Probe
+from async_scheduler.store.waiting import Waiting
+from tests.redesigned.test_races import stages
+from tests.redesigned.test_stages import REDESIGNED
+from tests.support.dags import create_run, layered_dag, write_dags
+from tests.support.executor import InstantExecutor
+from tests.support.scheduler import assembled
+
+if TYPE_CHECKING:
+    from async_scheduler.assembly import Assembly
+    from tests.support.postgres import Database
+
+FOR_EVER = 1e9
+
+
+def probe(assembly: Assembly, patience: float) -> Probe:
+    """Return a probe of that patience on the sessions of *assembly*."""
+    return Probe(assembly._sessions, patience)
+
+
+def test_every_kind_of_work_has_a_routine() -> None:
+    assert set(FOLLOWERS) == set(Waiting._fields)
+
+
+async def test_nobody_is_woken_where_nothing_waits(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        assert set(FOLLOWERS.values()) < set(assembly.supervisor.drivers)
+        outcome = await probe(assembly, 0).run_once()
+    assert (outcome.progressed, outcome.wakes) == (False, ())
+
+
+async def test_a_queued_run_wakes_its_stage_once_and_another_one_again(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        impatient, patient = probe(assembly, 0), probe(assembly, FOR_EVER)
+        create_run("dag", 0)
+        assert (await patient.run_once()).wakes == ("start",)
+        assert (await patient.run_once()).wakes == ()
+        create_run("dag", 1)
+        assert (await patient.run_once()).wakes == ("start",)
+        # What cannot be done yet is tried again from time to time.
+        assert [(await impatient.run_once()).wakes for _ in range(2)] == [("start",)] * 2
+
+
+async def test_runs_of_paused_dags_wake_nobody_until_their_dag_is_unpaused(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        patient = probe(assembly, FOR_EVER)
+        create_run("dag", 0)
+        pause("dag", paused=True)
+        assert (await patient.run_once()).wakes == ()
+        pause("dag", paused=False)
+        assert (await patient.run_once()).wakes == ("start",)
+
+
+async def test_scheduled_task_instances_wake_the_critical_section(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    run = create_run("dag", 0, state=DagRunState.RUNNING)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        for _ in range(2):  # the first pass reads the dag
+            new.dirty.mark([run.id])
+            await new.schedule.run_once()
+        assert (await probe(assembly, FOR_EVER).run_once()).wakes == ("enqueue",)
+
+
+def pause(dag_id: str, *, paused: bool) -> None:
+    """Pause or unpause a dag as a user would."""
+    with create_session(scoped=False) as session:
+        session.execute(update(DagModel).where(DagModel.dag_id == dag_id).values(is_paused=paused))
