@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
@@ -34,7 +35,15 @@ GOODBYE = 1.0
 COMMIT_PATIENCE = 5.0
 """Seconds that a commit under way may take after its routine was cancelled."""
 
-_current: ContextVar[RoutineSession | None] = ContextVar("routine_session", default=None)
+
+class KeepsEffects(Protocol):
+    """What a transaction's effects are registered with until they are due."""
+
+    def add_effect(self, effect: Effect) -> None:
+        """Keep *effect* for the end of the transaction."""
+
+
+_current: ContextVar[KeepsEffects | None] = ContextVar("routine_session", default=None)
 
 
 class RoutineSession(Session):
@@ -68,16 +77,17 @@ class RoutineSession(Session):
 
 def current_session() -> RoutineSession | None:
     """Return the sync session of the transaction that the caller runs in, if any."""
-    return _current.get()
+    keeper = _current.get()
+    return keeper if isinstance(keeper, RoutineSession) else None
 
 
 def after_commit(effect: Effect) -> None:
     """Run *effect* after the calling routine's commit, or at once outside of any transaction."""
-    session = _current.get()
-    if session is None:
+    keeper = _current.get()
+    if keeper is None:
         effect()
     else:
-        session.add_effect(effect)
+        keeper.add_effect(effect)
 
 
 class Sessions(Protocol):
@@ -101,24 +111,48 @@ class Transaction:
         return await self.session.run_sync(lambda _: function(*args, **kwargs))
 
     @property
-    def sync_session(self) -> RoutineSession:
+    def sync_session(self) -> Session:
         """The session to pass on to Airflow's code inside :meth:`run`."""
-        session = self.session.sync_session
-        assert isinstance(session, RoutineSession)
-        return session
+        return self.session.sync_session
 
 
-@asynccontextmanager
-async def transaction(sessions: Sessions) -> AsyncIterator[Transaction]:
+class TransactionsOfItsOwn(ABC):
+    """A place for routines' transactions that opens and ends them itself: one inside a caller's, say."""
+
+    @abstractmethod
+    def borrow(self) -> Any:
+        """As :meth:`Sessions.borrow`."""
+
+    @abstractmethod
+    def open(self) -> AbstractAsyncContextManager[Transaction]:
+        """Return what :func:`transaction` returns for it."""
+
+    @staticmethod
+    @contextmanager
+    def keeping_effects(keeper: KeepsEffects) -> Iterator[None]:
+        """While the block runs, :func:`after_commit` registers effects with *keeper*."""
+        token = _current.set(keeper)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+
+def transaction(sessions: Sessions) -> AbstractAsyncContextManager[Transaction]:
     """Open a transaction; commit at the end of the block and deliver its effects, or roll it back.
 
     Effects run after the commit even when the caller is cancelled meanwhile, and are synchronous and
     short. Errors of the block or of the commit propagate after the rollback.
     """
+    return sessions.open() if isinstance(sessions, TransactionsOfItsOwn) else _borrowed(sessions)
+
+
+@asynccontextmanager
+async def _borrowed(sessions: Sessions) -> AsyncIterator[Transaction]:
     due: list[Effect] = []
     try:
         async with sessions.borrow() as session:
-            sync_session = session.sync_session
+            sync_session: RoutineSession = session.sync_session
             token = _current.set(sync_session)
             try:
                 yield Transaction(session)

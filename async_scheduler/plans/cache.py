@@ -95,7 +95,7 @@ class Plans:
         their runs go through Airflow's own code, which says what is wrong with them.
         """
         for row in rows:
-            (compiled,) = await asyncio.gather(asyncio.to_thread(self._compile, row), return_exceptions=True)
+            compiled = await self._tried(row)
             if isinstance(compiled, CompiledDag):
                 self._compiled[row.dag_version_id] = compiled
             elif compiled is not None:
@@ -105,6 +105,10 @@ class Plans:
                 self._absent.pop(version, None)
             else:
                 self._absent[version] = monotonic()
+
+    async def _tried(self, row: SerializedDagModel) -> CompiledDag | BaseException | None:
+        (result,) = await asyncio.gather(asyncio.to_thread(self._compile, row), return_exceptions=True)
+        return result
 
     def _compile(self, row: SerializedDagModel) -> CompiledDag | None:
         dag = self._dag_bag._read_dag(row)

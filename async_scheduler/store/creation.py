@@ -25,7 +25,9 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.base import PGDialect
 
+from async_scheduler.store.connection import run_on_connection
 from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, statement
 from async_scheduler.store.running import latest_version
 from async_scheduler.store.tables import DAG, INSTANCE, RUN, SERIALIZED
@@ -250,11 +252,11 @@ async def insert_instances(session: AsyncSession, new: NewInstances, unixname: s
     if not new.ids:
         return
     dialect = dialect_of(session)
-    connection = await session.connection()
     if not dialect.is_postgresql:
-        await connection.execute(instances(dialect), list(_as_rows(new, unixname, now)))
+        await run_on_connection(session, instances(dialect), list(_as_rows(new, unixname, now)))
         return
-    pickled: Any = INSTANCE.c.executor_config.type.bind_processor(connection.dialect)
+    # A dialect without a driver: one's wrapper for bytes cannot stand in an array.
+    pickled: Any = INSTANCE.c.executor_config.type.bind_processor(PGDialect())  # type: ignore[no-untyped-call]
     templates = [
         tuple(
             pickled(value) if name == "executor_config" else value
@@ -270,7 +272,7 @@ async def insert_instances(session: AsyncSession, new: NewInstances, unixname: s
         **_arrays("templates", TEMPLATE_COLUMNS, templates),
         **{f"own_{name}": values for name, values in zip(_OWN, own, strict=True)},
     }
-    await connection.execute(instances(dialect), parameters)
+    await run_on_connection(session, instances(dialect), parameters)
 
 
 def _arrays(table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:

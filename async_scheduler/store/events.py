@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, select
 
+from async_scheduler.store.connection import run_on_connection
 from async_scheduler.store.dialect import Dialect, dialect_of, keyed, keys, statement
 from async_scheduler.store.tables import INSTANCE, RUN
 
@@ -97,5 +98,4 @@ async def set_external_ids(session: AsyncSession, given: Mapping[Key, str | None
     """
     names = ("of_dag", "of_task", "of_run", "of_index", "given")
     rows = [dict(zip(names, (*key, info), strict=True)) for key, info in sorted(given.items())]
-    connection = await session.connection()
-    await connection.execute(external_id(dialect_of(session)), rows)
+    await run_on_connection(session, external_id(dialect_of(session)), rows)

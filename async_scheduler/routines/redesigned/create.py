@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow import settings as airflow_settings
@@ -79,6 +80,7 @@ class CreateDagRuns:
     :param dags: how many dags one transaction looks at, at most.
     :param instances: after how many new task instances a transaction ends.
     :param look_up_ahead: makes the block in which the variables of deadlines are known.
+    :param turns: how many runs of one dag a transaction makes at most; None for as many as are due.
     """
 
     name = "create"
@@ -91,6 +93,7 @@ class CreateDagRuns:
         dags: int,
         instances: int,
         look_up_ahead: LookUpAhead = nullcontext,
+        turns: int | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
@@ -98,6 +101,7 @@ class CreateDagRuns:
         self._dags = dags
         self._instances = instances
         self._look_up_ahead = look_up_ahead
+        self._turns = turns
         self._unixname = getuser()
 
     async def run_once(self) -> Outcome:
@@ -140,8 +144,9 @@ class CreateDagRuns:
 
     async def _create_scheduled(self, tx: Transaction, unplanned: set[UUID]) -> int:
         due = await claim_due_dags(tx.session, self._dags)
-        if not due:
-            return 0
+        return await self._create_for(tx, due, unplanned) if due else 0
+
+    async def _create_for(self, tx: Transaction, due: Sequence[DueDag], unplanned: set[UUID]) -> int:
         ours, upstream = self._sort(due, unplanned)
         created = 0
         if ours:
@@ -184,10 +189,11 @@ class CreateDagRuns:
             active=Counter(await count_active_runs(tx.session, dag_ids)),
             existing=await load_existing(tx.session, dag_ids),
         )
-        waiting = list(dags)
-        while waiting and batch.room > 0:
+        waiting, turns = list(dags), self._turns or inf
+        while waiting and batch.room > 0 and turns > 0:
             # One run of each dag in turn, so that none fills the batch alone.
             waiting = [(dag, compiled) for dag, compiled in waiting if _add_next_run(batch, dag, compiled)]
+            turns -= 1
         tx.session.add_all(batch.runs)
         await tx.session.flush()
         await insert_instances(tx.session, batch.instances, self._unixname, batch.now)

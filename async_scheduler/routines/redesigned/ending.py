@@ -50,7 +50,8 @@ async def end_runs(
     await write_ends(tx.session, ended, now)
     by_id = {one.run.id: one for one in ended}
     starts = await first_start_dates(tx.session, [one.run.id for one in ended if _is_delay_measured(one)])
-    found = await tx.session.scalars(select(DagRun).where(DagRun.id.in_(by_id)))
+    written = {"populate_existing": True}  # past the objects that the session may hold
+    found = await tx.session.scalars(select(DagRun).where(DagRun.id.in_(by_id)), execution_options=written)
     dag_runs = found.all()
     await tx.run(scheduler._stamp_team_names, dag_runs, tx.sync_session)
     for dag_run in dag_runs:

@@ -127,7 +127,7 @@ class ScheduleTaskInstances:
         return None
 
     async def _visit(self, tx: Transaction, done: Pass) -> None:
-        claimed = await claim_runs(tx.session, done.ids)
+        claimed = await self._claim(tx, done.ids)
         done.locked = sorted(set(done.ids) - {run.id for run in claimed})
         ours = await self._sort(tx, claimed, done)
         done.visited, strange = await visit(tx.session, ours, done.now)
@@ -139,6 +139,9 @@ class ScheduleTaskInstances:
         done.scheduled, done.finished = written.scheduled, written.finished + expanded
         done.complete = written.complete
         await self._end(tx, done)
+
+    async def _claim(self, tx: Transaction, ids: Sequence[int]) -> list[ClaimedRun]:
+        return await claim_runs(tx.session, ids)
 
     async def _sort(
         self, tx: Transaction, claimed: Sequence[ClaimedRun], done: Pass

@@ -93,7 +93,9 @@ class StartDagRuns:
         return allowed
 
     async def _notify(self, tx: Transaction, started: dict[int, Planned]) -> None:
-        rows = await tx.session.scalars(select(DagRun).where(DagRun.id.in_(started)))
+        written = {"populate_existing": True}  # past the objects that the session may hold
+        query = select(DagRun).where(DagRun.id.in_(started))
+        rows = await tx.session.scalars(query, execution_options=written)
         for dag_run in rows.all():
             await tx.run(_announce, dag_run, started[dag_run.id][1])
 

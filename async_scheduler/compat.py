@@ -1,0 +1,320 @@
+"""Airflow's scheduler as tools and tests know it, on the redesigned routines.
+
+:class:`SyncFacadeRunner` has the constructor and the private methods of Airflow's ``SchedulerJobRunner``. A
+call runs *our* coroutine to its end over the caller's own blocking session: what was written for Airflow's
+runner – tests above all – runs against the redesign. It is no scheduler to run in production.
+
+How a call behaves, for those who hold rows, transactions or executors while they make it:
+
+- **Transaction.** Each routine works in a savepoint of the caller's transaction. Commits happen where
+  Airflow's methods make them, through the same guard: ``_create_dagruns_for_dags`` and
+  ``_schedule_all_dag_runs`` at their end; ``_do_scheduling`` also after the start of runs and after the
+  critical section, which it rolls back when another scheduler is in it. The other methods leave the
+  transaction to the caller, uncommitted.
+- **Objects.** What the caller has not flushed is flushed first; afterwards the objects it holds show what
+  was written past them.
+- **Effects.** Workloads reach executors, listeners and callback requests are called before the call
+  returns, in order: Airflow's methods do so before their caller commits. Nobody beats an executor in
+  between, so nothing is published too early.
+- **Sizes.** A call does as much as Airflow's: ``max_tis_per_query``, the windows of ``DagRun`` and
+  ``DagModel``, one new run for each dag. Within these, a run is visited to its fix point.
+- **Teams.** With ``[core] multi_team`` Airflow's own code runs, as in the scheduler itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from functools import cached_property, wraps
+from typing import Any, ParamSpec, TypeVar
+
+from airflow._shared.observability.metrics import stats
+from airflow._shared.timezones import timezone
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.backfill import Backfill
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
+from airflow.utils.retries import retry_db_transaction
+from airflow.utils.sqlalchemy import is_lock_not_available_error, prohibit_commit
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session, make_transient
+
+from async_scheduler.database.transaction import transaction
+from async_scheduler.facade.driving import drive
+from async_scheduler.facade.events import process_events
+from async_scheduler.facade.sessions import CallerSessions
+from async_scheduler.facade.stages import (
+    CreateGivenRuns,
+    EnqueueGivenInstances,
+    PlansInPlace,
+    ScheduleGivenRuns,
+)
+from async_scheduler.routines.redesigned.dirty import DirtyRuns
+from async_scheduler.routines.redesigned.start import StartDagRuns
+from async_scheduler.routines.redesigned.sweep import Sweep
+from async_scheduler.store.limits import refresh_exceeding
+from async_scheduler.store.queued import lock_backfills
+from async_scheduler.store.running import claim_runs
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ALL_ROWS = 2**31 - 1
+
+
+def _ours(method: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
+    """Make a method of Airflow's form out of a coroutine; with teams Airflow's own method runs."""
+
+    @wraps(method)
+    def call(self: SyncFacadeRunner, *args: Any, **kwargs: Any) -> T:
+        if self._multi_team:
+            result: T = getattr(self._upstream, method.__name__)(*args, **kwargs)
+            return result
+        return drive(method(self, *args, **kwargs))
+
+    return call
+
+
+class SyncFacadeRunner(SchedulerJobRunner):  # type: ignore[misc]
+    """Airflow's ``SchedulerJobRunner`` whose decisions are those of the redesigned routines."""
+
+    OURS: frozenset[str] = frozenset(
+        {
+            "_create_dag_runs",
+            "_create_dagruns_for_dags",
+            "_critical_section_enqueue_task_instances",
+            "_do_scheduling",
+            "_enqueue_task_instances_with_queued_state",
+            "_executable_task_instances_to_queued",
+            "_lock_backfills",
+            "_process_executor_events",
+            "_schedule_all_dag_runs",
+            "_schedule_dag_run",
+            "_set_exceeds_max_active_runs",
+            "_start_queued_dagruns",
+        }
+    )
+    """Methods whose decisions are the redesigned coroutines' and whose own bodies Airflow's never enter."""
+
+    INHERITED: frozenset[str] = frozenset(
+        {
+            "_activate_referenced_assets",
+            "_cleanup_orphaned_asset_state_store",
+            "_create_dag_runs_asset_triggered",
+            "_create_dagruns_for_partitioned_asset_dags",
+            "_debug_dump",
+            "_emit_pool_metrics",
+            "_emit_running_dags_metric",
+            "_emit_ti_metrics",
+            "_enqueue_connection_tests",
+            "_enqueue_executor_callbacks",
+            "_execute",
+            "_executor_to_workloads",
+            "_exit_gracefully",
+            "_find_and_purge_task_instances_without_heartbeats",
+            "_find_task_instances_without_heartbeats",
+            "_generate_task_instance_heartbeat_timeout_message_details",
+            "_get_current_dag",
+            "_get_num_times_stuck_in_queued",
+            "_get_team_names_for_dag_ids",
+            "_get_tis_stuck_in_queued",
+            "_get_workload_team_name",
+            "_handle_tasks_stuck_in_queued",
+            "_is_metrics_enabled",
+            "_is_tracing_enabled",
+            "_log_memory_usage",
+            "_mark_backfills_complete",
+            "_maybe_requeue_stuck_ti",
+            "_orphan_unreferenced_assets",
+            "_process_task_event_logs",
+            "_purge_task_instances_without_heartbeats",
+            "_reap_stale_connection_tests",
+            "_remove_unreferenced_triggers",
+            "_reschedule_stuck_task",
+            "_resolve_asset_partition_status",
+            "_resolve_partition_date",
+            "_run_scheduler_loop",
+            "_send_dag_callbacks_to_processor",
+            "_stamp_team_names",
+            "_try_to_load_executor",
+            "_update_asset_orphanage",
+            "_update_dag_run_state_for_paused_dags",
+            "_verify_integrity_if_dag_changed",
+            "_warn_unreachable_asset_partition",
+            "adopt_or_reset_orphaned_tasks",
+            "check_awaiting_input_timeouts",
+            "check_trigger_timeouts",
+            "heartbeat_callback",
+            "process_executor_events",
+            "register_signals",
+        }
+    )
+    """Methods that are Airflow's own: the scheduler itself runs them, as timers or for what it hands over."""
+
+    @cached_property
+    def _upstream(self) -> SchedulerJobRunner:
+        """The same scheduler with Airflow's methods, for what the redesign hands over to them."""
+        twin: SchedulerJobRunner = object.__new__(SchedulerJobRunner)
+        twin.__dict__ = self.__dict__
+        return twin
+
+    @cached_property
+    def _plans(self) -> PlansInPlace:
+        return PlansInPlace(self)
+
+    async def _fresh_plans(self, sessions: CallerSessions) -> PlansInPlace:
+        await self._plans.refresh(sessions)
+        return self._plans
+
+    async def _creating(self, sessions: CallerSessions) -> CreateGivenRuns:
+        plans = await self._fresh_plans(sessions)
+        return CreateGivenRuns(self._upstream, sessions, plans, DagModel.NUM_DAGS_PER_DAGRUN_QUERY)
+
+    async def _enqueuing(self, sessions: CallerSessions) -> EnqueueGivenInstances:
+        plans = await self._fresh_plans(sessions)
+        return EnqueueGivenInstances(self._upstream, sessions, plans, batch=ALL_ROWS)
+
+    @_ours
+    async def _do_scheduling(self, session: Session) -> int:
+        with prohibit_commit(session) as guard:
+            if self._scheduler_use_job_schedule:
+                self._create_dagruns_for_dags(guard, session)
+            self._start_queued_dagruns(session)
+            guard.commit()
+            dag_runs = await self._runs_to_examine(session)
+            self._stamp_team_names(dag_runs, session)
+            callbacks = self._schedule_all_dag_runs(guard, dag_runs, session)
+        for dag_run, callback in callbacks:
+            if dag := self.scheduler_dag_bag.get_dag_for_run(dag_run=dag_run, session=session):
+                self._send_dag_callbacks_to_processor(dag, callback)
+            else:
+                self.log.error("DAG '%s' not found in serialized_dag table", dag_run.dag_id)
+        with prohibit_commit(session) as guard:
+            session.expunge_all()
+            queued = self._try_critical_section(session)
+            if queued is None:
+                session.rollback()
+                return 0
+            guard.commit()
+        return queued
+
+    async def _runs_to_examine(self, session: Session) -> list[DagRun]:
+        """Claim the runs that a sweep finds: all of them, as nothing is known from an earlier call."""
+        sessions, dirty = CallerSessions(session), DirtyRuns()
+        await Sweep(sessions, dirty, await self._fresh_plans(sessions), everything_after=0.0).run_once()
+        async with transaction(sessions) as tx:
+            claimed = await claim_runs(tx.session, dirty.take(ALL_ROWS, timezone.utcnow()))
+            query = select(DagRun).where(DagRun.id.in_([run.id for run in claimed])).order_by(DagRun.id)
+            return list((await tx.session.scalars(query)).unique()) if claimed else []
+
+    def _try_critical_section(self, session: Session) -> int | None:
+        """Return how many task instances were queued, None if another scheduler is in the section."""
+        if sum(executor.slots_available for executor in self.executors) <= 0:
+            self.log.debug("All executors are full, skipping critical section")
+            return 0
+        timer = stats.timer("scheduler.critical_section_duration")
+        timer.start()
+        try:
+            queued = self._critical_section_enqueue_task_instances(session=session)
+        except OperationalError as error:
+            timer.stop(send=False)
+            if not is_lock_not_available_error(error=error):
+                raise
+            self.log.debug("Critical section lock held by another Scheduler")
+            stats.incr("scheduler.critical_section_busy")
+            return None
+        timer.stop(send=True)
+        return queued
+
+    @retry_db_transaction  # type: ignore[untyped-decorator]
+    @_ours
+    async def _create_dagruns_for_dags(self, guard: Any, session: Session) -> None:
+        await (await self._creating(CallerSessions(session))).run_once()
+        guard.commit()
+
+    @_ours
+    async def _create_dag_runs(self, dag_models: Collection[DagModel], session: Session) -> None:
+        await (await self._creating(CallerSessions(session))).create_for(dag_models)
+
+    @_ours
+    async def _set_exceeds_max_active_runs(
+        self, *, dag_model: DagModel, active_non_backfill_runs: int | None = None, session: Session
+    ) -> None:
+        if active_non_backfill_runs is not None:
+            dag_model.exceeds_max_non_backfill = active_non_backfill_runs >= (dag_model.max_active_runs or 0)
+            return
+        async with transaction(CallerSessions(session)) as tx:
+            await refresh_exceeding(tx.session, [dag_model.dag_id])
+
+    @_ours
+    async def _lock_backfills(self, dag_runs: Collection[DagRun], session: Session) -> dict[int, Backfill]:
+        wanted = {run.backfill_id for run in dag_runs if run.backfill_id is not None}
+        if not wanted:
+            return {}
+        async with transaction(CallerSessions(session)) as tx:
+            obtained = await lock_backfills(tx.session, wanted)
+            found = await tx.session.scalars(select(Backfill).where(Backfill.id.in_(obtained)))
+        return {backfill.id: backfill for backfill in found}
+
+    @_ours
+    async def _start_queued_dagruns(self, session: Session) -> None:
+        sessions = CallerSessions(session)
+        plans = await self._fresh_plans(sessions)
+        await StartDagRuns(sessions, DirtyRuns(), plans, DagRun.DEFAULT_DAGRUNS_TO_EXAMINE).run_once()
+
+    async def _examined(self, dag_runs: Collection[DagRun], session: Session) -> Any:
+        sessions = CallerSessions(session)
+        plans = await self._fresh_plans(sessions)
+        return await ScheduleGivenRuns(self._upstream, sessions, plans).examine(dag_runs)
+
+    @_ours
+    async def _schedule_all_dag_runs(
+        self, guard: Any, dag_runs: Iterable[DagRun], session: Session
+    ) -> list[tuple[DagRun, Any]]:
+        runs = list(dag_runs)
+        seen = await self._examined(runs, session)
+        for run in runs:
+            if (error := seen.errors.get(run.id)) is None:
+                continue
+            if isinstance(error, DBAPIError):
+                raise error
+            self.log.error("Error scheduling DAG run %s of %s", run.run_id, run.dag_id, exc_info=error)
+        guard.commit()
+        return [(run, seen.callbacks.get(run.id)) for run in runs if run.id not in seen.errors]
+
+    @_ours
+    async def _schedule_dag_run(self, dag_run: DagRun, session: Session) -> Any:
+        seen = await self._examined([dag_run], session)
+        if error := seen.errors.get(dag_run.id):
+            raise error
+        return seen.callbacks.get(dag_run.id)
+
+    @_ours
+    async def _executable_task_instances_to_queued(self, max_tis: int, session: Session) -> list[Any]:
+        found = await (await self._enqueuing(CallerSessions(session))).choose(max_tis)
+        for ti in found:
+            make_transient(ti)
+        return found
+
+    @_ours
+    async def _enqueue_task_instances_with_queued_state(
+        self, task_instances: list[Any], executor: Any, session: Session
+    ) -> None:
+        enqueuing = await self._enqueuing(CallerSessions(session))
+        await enqueuing.hand_over(task_instances, executor, session)
+
+    @_ours
+    async def _critical_section_enqueue_task_instances(self, session: Session) -> int:
+        most = self._parallelism - sum(executor.slots_occupied for executor in self.executors)
+        if self.job.max_tis_per_query:
+            most = min(self.job.max_tis_per_query, most)
+        if most <= 0:
+            return 0
+        queued = self._executable_task_instances_to_queued(most, session=session)
+        for executor, instances in self._executor_to_workloads(queued, session).items():
+            self._enqueue_task_instances_with_queued_state(instances, executor, session=session)
+        return len(queued)
+
+    @_ours
+    async def _process_executor_events(self, executor: Any, session: Session) -> int:
+        return await process_events(self._upstream, CallerSessions(session), executor)

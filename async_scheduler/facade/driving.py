@@ -1,0 +1,49 @@
+"""Runs a coroutine to its end for a caller that is not one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from sqlalchemy.util.concurrency import await_only, in_greenlet
+
+T = TypeVar("T")
+
+
+class CannotWait(RuntimeError):
+    """A nested call would have to wait for something that only the event loop it blocks could bring."""
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run *coroutine* and return its result.
+
+    The outermost call runs an event loop of its own. Inside a running loop, which cannot run a second time,
+    the coroutine is awaited where SQLAlchemy's greenlets allow it (below ``AsyncSession.run_sync``), and
+    stepped by hand elsewhere: over a blocking session nothing in it has to wait.
+
+    :raises CannotWait: when a stepped coroutine has to wait all the same.
+    """
+    if in_greenlet():
+        return await_only(coroutine)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # A loop factory of our own leaves the thread's event loop policy alone.
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            return runner.run(coroutine)
+    return step(coroutine)
+
+
+def step(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run *coroutine* without a loop; it may give way (``sleep(0)``) but not wait.
+
+    :raises CannotWait: when it waits for something.
+    """
+    try:
+        while (awaited := coroutine.send(None)) is None:
+            pass
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise CannotWait(f"A nested call cannot wait for {awaited!r}")

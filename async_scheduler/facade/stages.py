@@ -1,0 +1,245 @@
+"""The redesigned stages, cut to what Airflow's private methods do: each on rows that the caller names."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from airflow._shared.timezones import timezone
+from airflow.jobs.scheduler_job_runner import SCHEDULER_DAG_CACHE_SIZE
+from airflow.models.dagbag import DBDagBag
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.state import DagRunState, State
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import selectinload
+
+from async_scheduler.database.transaction import Transaction, transaction
+from async_scheduler.errors import LostRace
+from async_scheduler.facade.visible import show_rows
+from async_scheduler.plans.cache import CompiledDag, Plans
+from async_scheduler.routines.redesigned.create import CreateDagRuns
+from async_scheduler.routines.redesigned.dirty import DirtyRuns
+from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, Section, _described
+from async_scheduler.routines.redesigned.handover import Callbacks, HandedOver, Handover
+from async_scheduler.routines.redesigned.schedule import Pass, ScheduleTaskInstances
+from async_scheduler.store.given import load_dags, load_instances, load_runs, release_from
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from uuid import UUID
+
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.models.dag import DagModel
+    from airflow.models.serialized_dag import SerializedDagModel
+    from sqlalchemy.orm import Session
+
+    from async_scheduler.database.transaction import Sessions
+    from async_scheduler.store.running import ClaimedRun
+    from async_scheduler.store.scheduled import QueuedRow
+
+log = logging.getLogger(__name__)
+
+MOST_RACES = 5
+"""How often rows may change under a call before it gives up."""
+ADVISORY_LOCK_TAKEN = "55P03"
+
+
+class PlansInPlace(Plans):
+    """Plans for a caller who may change a dag between two calls, or put another dag bag in place.
+
+    They are compiled where they are asked for, not in a thread, and looked up anew in each call.
+    """
+
+    def __init__(self, scheduler: SchedulerJobRunner) -> None:
+        super().__init__(scheduler.scheduler_dag_bag, SCHEDULER_DAG_CACHE_SIZE, revalidate_after=0.0)
+        self._scheduler = scheduler
+
+    async def refresh(self, sessions: Sessions) -> None:
+        """Forget what changed since the last call."""
+        self._absent.clear()
+        if self._dag_bag is not self._scheduler.scheduler_dag_bag:
+            self._dag_bag = self._scheduler.scheduler_dag_bag
+            self._compiled.clear()
+        if self._compiled:
+            async with transaction(sessions) as tx:
+                await self.revalidate(tx.session)
+
+    def is_absent(self, version: UUID | None) -> bool:
+        """Whether the version was looked for in this call and has no DAG that can be read."""
+        return version is None or version in self._absent
+
+    async def _tried(self, row: SerializedDagModel) -> CompiledDag | BaseException | None:
+        if not isinstance(self._dag_bag, DBDagBag):
+            return None  # a stand-in, which only Airflow's own code can be expected to understand
+        try:
+            return self._compile(row)
+        except Exception as error:  # as Plans does: the dag is remembered as absent
+            return error
+
+
+class HandoverToCaller(Handover):
+    """Hands runs to Airflow's ``_schedule_dag_run`` in the caller's transaction; keeps what came of it.
+
+    Nothing is committed and no callback sent: that is the caller's to do.
+    """
+
+    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions) -> None:
+        super().__init__(scheduler, sessions)
+        self.callbacks: dict[int, Any] = {}
+        self.errors: dict[int, Exception] = {}
+
+    async def examine(self, run: int) -> HandedOver | None:
+        """Examine one run that the caller has claimed."""
+        try:
+            async with transaction(self._sessions) as tx:
+                return await self.close(tx, [run])
+        except Exception as error:  # the caller decides: one method raises it, another logs it
+            self.errors[run] = error
+            return None
+
+    def _examine(self, runs: Sequence[Any], session: Session) -> HandedOver:
+        session.flush()
+        show_rows(session)
+        for run in runs:
+            self.callbacks[run.id] = self._scheduler._schedule_dag_run(run, session=session)
+        return HandedOver(ended=[run.id for run in runs if run.state in State.finished_dr_states])
+
+    async def send(self, callbacks: Callbacks) -> None:
+        """Send nothing."""
+
+
+class ScheduleGivenRuns(ScheduleTaskInstances):
+    """Visits the runs it is given, whether or not another call would claim them."""
+
+    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, plans: Plans) -> None:
+        super().__init__(scheduler, sessions, DirtyRuns(), plans, batch=0)
+        self._kept = HandoverToCaller(scheduler, sessions)
+        self._handover = self._kept
+
+    async def examine(self, runs: Collection[Any]) -> HandoverToCaller:
+        """Visit *runs*; return the callbacks to run, and the errors, by run id.
+
+        :raises LostRace: when others kept changing task instances meanwhile.
+        """
+        ids = [run.id for run in runs if run.state == DagRunState.RUNNING]
+        # Airflow's code takes a run in any state; the rules here are those of running ones.
+        for run in runs:
+            if run.state != DagRunState.RUNNING:
+                await self._kept.examine(run.id)
+        races = 0
+        while ids:
+            done = Pass(timezone.utcnow(), ids)
+            if (error := await self._attempt(done)) is not None:
+                races += 1
+                if not isinstance(error, LostRace) or races > MOST_RACES:
+                    raise error
+                continue
+            await self._follow_up(done)
+            await self._refresh_flags([done])
+            ids = [run.id for run in done.unplanned]
+        return self._kept
+
+    async def _claim(self, tx: Transaction, ids: Sequence[int]) -> list[ClaimedRun]:
+        return await load_runs(tx.session, ids)
+
+
+class CreateGivenRuns(CreateDagRuns):
+    """Creates one run at most of each dag in a call, as Airflow's methods do."""
+
+    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, plans: Plans, dags: int) -> None:
+        super().__init__(scheduler, sessions, plans, dags, instances=2**31, turns=1)
+
+    async def create_for(self, dag_models: Collection[DagModel]) -> int:
+        """Create the runs that *dag_models* are due for; return how many."""
+        open_ones = {model.dag_id for model in dag_models if not self._exceeds(model)}
+        unplanned: set[UUID] = set()
+        while open_ones:
+            async with transaction(self._sessions) as tx:
+                found = await load_dags(tx.session, sorted(open_ones))
+                versions = {one.version for one in found.values() if one.version is not None}
+                unplanned = {v for v in versions if self._is_unplanned(v)}
+                if not unplanned:
+                    return await self._create_for(tx, list(found.values()), set())
+            await self._plans.fetch(self._sessions, unplanned)
+        return 0
+
+    def _is_unplanned(self, version: UUID) -> bool:
+        return self._plans.get(version) is None and not self._plans.is_absent(version)
+
+    def _exceeds(self, model: DagModel) -> bool:
+        if model.exceeds_max_non_backfill:
+            log.warning("Dag run cannot be created; max active runs exceeded. %s", model.dag_id)
+        return bool(model.exceeds_max_non_backfill)
+
+
+class _Unplanned(Exception):
+    """The section has to be entered again: limits of dag versions were not at hand."""
+
+    def __init__(self, versions: set[UUID]) -> None:
+        self.versions = versions
+
+
+class EnqueueGivenInstances(EnqueueTaskInstances):
+    """The critical section in two halves: choose and queue, and hand over what the caller names."""
+
+    async def choose(self, most: int) -> list[Any]:
+        """Queue at most *most* task instances and return them, best first.
+
+        :raises sqlalchemy.exc.OperationalError: when another scheduler is in the section, as Airflow's does.
+        """
+        while True:
+            try:
+                async with transaction(self._sessions) as tx:
+                    section = await self._work(tx, most)
+                    if section is not None and section.unplanned:
+                        raise _Unplanned(section.unplanned)
+                    found = await self._as_objects(tx, section)
+            except _Unplanned as again:
+                await self._plans.fetch(self._sessions, again.versions)
+            else:
+                self._committed.clear()  # handing over is the other half
+                _report_section(section)
+                return found
+
+    async def _as_objects(self, tx: Transaction, section: Section | None) -> list[Any]:
+        if section is None:
+            taken = RuntimeError(ADVISORY_LOCK_TAKEN)
+            raise OperationalError("Failed to acquire advisory lock", params=None, orig=taken)
+        order = {row.id: number for number, row in enumerate(section.queued)}
+        if not order:
+            return []
+        query = select(TaskInstance).where(TaskInstance.id.in_(order))
+        query = query.options(selectinload(TaskInstance.dag_model))
+        rows = await tx.session.scalars(query, execution_options={"populate_existing": True})
+        return sorted(rows.unique(), key=lambda ti: order[ti.id])
+
+    async def hand_over(self, instances: Sequence[Any], executor: Any, session: Session) -> None:
+        """Give *instances* to *executor* as workloads; those of ended runs lose their state instead."""
+        now = timezone.utcnow()
+        async with transaction(self._sessions) as tx:
+            states = {ti.id: ti.state for ti in instances}
+            rows = await load_instances(tx.session, list(states))
+            for ti in instances:
+                row = rows.get(ti.id)
+                if row is not None and row.run_state in State.finished_dr_states:
+                    await release_from(tx.session, [row.id], states[row.id], now)
+                elif row is not None and _has_version(row):
+                    executor.queue_workload(self._workloads.make(row, executor), session=session)
+
+
+def _has_version(row: QueuedRow) -> bool:
+    if row.dag_version_id is None:
+        log.warning(
+            "TaskInstance %s does not have a dag_version_id set, cannot be enqueued. "
+            "This would get unstuck and dag_version_id updated.",
+            _described(row),
+        )
+    return row.dag_version_id is not None
+
+
+def _report_section(section: Section | None) -> None:
+    from async_scheduler.routines.redesigned.enqueue import _report
+
+    if section is not None:
+        _report(section)

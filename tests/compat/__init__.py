@@ -1,0 +1,1 @@
+"""Airflow's runner and ours, called the same way on the same rows."""
