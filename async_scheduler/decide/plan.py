@@ -86,6 +86,9 @@ class TaskPlan:
     is_empty: bool = False
     """Whether it succeeds without being run (``TaskInstance.is_task_schedulable``)."""
     is_sensor: bool = False
+    """Whether its mapped instances may wait for a reschedule without a state (``ReadyToRescheduleDep``)."""
+    reschedules: bool = False
+    """The same of its unmapped instance: it is a sensor in the mode of that name."""
     depends_on_past: bool = False
     wait_for_downstream: bool = False
     ignore_first_depends_on_past: bool = False
@@ -134,6 +137,8 @@ class DagPlan:
     """Tasks mapped over results: they look at their inputs as they are, not as the round found them."""
     quick_set: tuple[int, ...] = ()
     """For each task that nothing but its trigger rule and time can hold back, its upstream; else NO_SET."""
+    reschedules: bool = False
+    """Whether an instance without a state may have to wait for a reschedule."""
     patient: tuple[bool, ...] = ()
     """For each task, whether its rule is patient (``rules.PATIENT``)."""
 

@@ -8,12 +8,10 @@ from datetime import datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from async_scheduler.decide.board import Board
 from async_scheduler.decide.evaluate import Outcome, evaluate
 from async_scheduler.decide.facts import RunFacts
 from async_scheduler.decide.past import PreviousRun, blocked_tasks
 from async_scheduler.decide.states import (
-    CODES,
     LAST_FINISHED,
     LAST_SCHEDULABLE,
     NO_STATE,
@@ -21,7 +19,8 @@ from async_scheduler.decide.states import (
     UP_FOR_RETRY,
 )
 from async_scheduler.decide.waiting import FailedTry, reschedule_waits, retry_due, retry_waits
-from async_scheduler.store.instances import StateRows, load_failed_tries, load_states
+from async_scheduler.routines.redesigned.layout import Ids, Layouts, lay_out_runs
+from async_scheduler.store.instances import load_failed_tries
 from async_scheduler.store.waits import (
     load_lengths,
     load_previous_run,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from async_scheduler.decide.plan import DagPlan
+    from async_scheduler.decide.board import Board
     from async_scheduler.plans.cache import CompiledDag
     from async_scheduler.store.running import ClaimedRun
 
@@ -50,7 +49,7 @@ class Visited:
     run: ClaimedRun
     compiled: CompiledDag
     board: Board
-    ids: list[UUID | None]
+    ids: Ids
     states_before: list[int]
     facts: RunFacts
     outcome: Outcome
@@ -69,7 +68,7 @@ class _Opened:
     run: ClaimedRun
     compiled: CompiledDag
     board: Board
-    ids: list[UUID | None]
+    ids: Ids
 
     def positions(self, state: int) -> list[int]:
         """Return where task instances are in *state*."""
@@ -88,38 +87,30 @@ class _Opened:
     def rescheduled(self) -> list[int]:
         """Return where a reschedule may have to be waited for (``ReadyToRescheduleDep``)."""
         found = self.positions(UP_FOR_RESCHEDULE)
-        plan, board = self.compiled.plan, self.board
-        if plan.maps:
-            # A mapped sensor is asked without a state too: it does not know that it reschedules.
-            found += [
-                position
-                for position in self.positions(NO_STATE)
-                if board.map_indexes[position] >= 0 and plan.tasks[board.tasks[position]].is_sensor
-            ]
+        if self.compiled.plan.reschedules:
+            found += [position for position in self.positions(NO_STATE) if self._reschedules(position)]
         return found
 
-
-class UnknownTasks(Exception):
-    """A task instance belongs to a task that the dag version does not have."""
+    def _reschedules(self, position: int) -> bool:
+        task = self.compiled.plan.tasks[self.board.tasks[position]]
+        # A mapped sensor does not know its mode.
+        return task.is_sensor if self.board.map_indexes[position] >= 0 else task.reschedules
 
 
 async def visit(
-    session: AsyncSession, runs: Sequence[tuple[ClaimedRun, CompiledDag]], now: datetime
+    session: AsyncSession,
+    runs: Sequence[tuple[ClaimedRun, CompiledDag]],
+    now: datetime,
+    layouts: Layouts,
 ) -> tuple[list[Visited], list[ClaimedRun]]:
     """Decide about *runs* as of *now*; return them, and those that Airflow's own code has to look at.
 
-    Reads one statement for all task instances and at most one for each kind of fact, plus two for each run
+    Reads at most two statements for all task instances and one for each kind of fact, plus two for each run
     whose tasks wait for the run before it.
     """
-    loaded = await load_states(session, [run.id for run, _ in runs])
-    opened, strange = [], []
-    for run, compiled in runs:
-        try:
-            board, ids = lay_out(compiled.plan, loaded.get(run.id) or StateRows())
-        except UnknownTasks:
-            strange.append(run)
-        else:
-            opened.append(_Opened(run, compiled, board, ids))
+    laid, unknown = await lay_out_runs(session, {run.id: compiled.plan for run, compiled in runs}, layouts)
+    strange = [run for run, _ in runs if run.id in unknown]
+    opened = [_Opened(run, compiled, *laid[run.id]) for run, compiled in runs if run.id in laid]
     facts = await _gather(session, opened, now)
     visited = []
     for one, known in zip(opened, facts, strict=True):
@@ -143,52 +134,6 @@ def _decide(one: _Opened, facts: RunFacts) -> Visited:
     outcome = evaluate(one.board, facts)
     seconds = perf_counter() - started
     return Visited(one.run, one.compiled, one.board, one.ids, before, facts, outcome, seconds)
-
-
-def lay_out(plan: DagPlan, rows: StateRows) -> tuple[Board, list[UUID | None]]:
-    """Return *rows* sorted onto a board, and the ids by position.
-
-    Removed instances of tasks that are no longer in the dag are left out, as Airflow does.
-
-    :raises UnknownTasks: for any other instance of such a task, and for a state that Airflow does not know.
-    """
-    index, count = plan.index, len(plan.tasks)
-    try:
-        tasks = [index[task_id] for task_id in rows.task_ids]
-        states = [CODES[state] for state in rows.states]
-    except KeyError:
-        return lay_out(plan, _without_removed(plan, rows))
-    if rows.map_indexes is None and len(tasks) == count:
-        ordered, ids = [0] * count, list(rows.ids)
-        for task, state, instance in zip(tasks, states, rows.ids, strict=True):
-            ordered[task], ids[task] = state, instance
-        return Board(plan, range(count), [-1] * count, ordered), ids
-    map_indexes = rows.map_indexes or [-1] * len(tasks)
-    order = sorted(range(len(tasks)), key=lambda row: (tasks[row], map_indexes[row]))
-    board = Board(
-        plan,
-        [tasks[row] for row in order],
-        [map_indexes[row] for row in order],
-        [states[row] for row in order],
-    )
-    return board, [rows.ids[row] for row in order]
-
-
-def _without_removed(plan: DagPlan, rows: StateRows) -> StateRows:
-    kept = [
-        row
-        for row, task_id in enumerate(rows.task_ids)
-        if task_id in plan.index or rows.states[row] != "removed"
-    ]
-    known = all(rows.task_ids[row] in plan.index and rows.states[row] in CODES for row in kept)
-    if not known:
-        raise UnknownTasks
-    return StateRows(
-        [rows.task_ids[row] for row in kept],
-        [rows.states[row] for row in kept],
-        [rows.ids[row] for row in kept],
-        None if rows.map_indexes is None else [rows.map_indexes[row] for row in kept],
-    )
 
 
 async def _gather(session: AsyncSession, opened: Sequence[_Opened], now: datetime) -> list[RunFacts]:
