@@ -220,11 +220,11 @@ def store_results(session: Session, task: Task, task_id: str, dag_run: Any) -> N
 
 
 def _store_past(session: Session, dag: Dag, serialized: Any) -> None:
-    """A previous run, in which the tasks that block their successors have failed."""
+    """A previous run, in which the tasks ended as the dag has it."""
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
 
-    if not any(task.depends_on_past for task in dag.tasks):
+    if not any(task.depends_on_past or task.wait_for_downstream for task in dag.tasks):
         return
     session.add(
         DagRun(
@@ -239,7 +239,7 @@ def _store_past(session: Session, dag: Dag, serialized: Any) -> None:
     session.flush()
     for number, task in enumerate(dag.tasks):
         past = TaskInstance(serialized.get_task(dag.name(number)), run_id="past", dag_version_id=None)
-        past.state = "failed" if task.past_blocks else "success"
+        past.state = task.past
         session.add(past)
 
 

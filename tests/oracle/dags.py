@@ -31,7 +31,8 @@ class Task:
 
     ``kind`` is plain, empty (EmptyOperator), sensor, branch (may skip its downstream) or short.
     ``due`` says whether a waiting retry or reschedule has come due. ``skip`` is the decision that a
-    branch left in its XCom: task numbers, or None for no XCom.
+    branch left in its XCom: task numbers, or None for no XCom. ``past`` is the state that its instance has in
+    the run before, which it may depend on.
     """
 
     upstream: tuple[int, ...] = ()
@@ -45,7 +46,9 @@ class Task:
     followed: tuple[int, ...] | None = None
     skipped: tuple[int, ...] | None = None
     depends_on_past: bool = False
-    past_blocks: bool = False
+    wait_for_downstream: bool = False
+    past: str | None = "success"
+    group: int = -1
     limited: bool = False
     mapped: tuple[int, ...] = ()
     """What a mapped task is mapped over: results of tasks before it, or a literal: its length less 10."""
@@ -63,7 +66,13 @@ class Dag:
     names: tuple[str, ...] = field(default=())
 
     def name(self, number: int) -> str:
-        """Return the id of task *number*."""
+        """Return the id of task *number*, that of its group included."""
+        group = self.tasks[number].group
+        prefix = "" if group < 0 else f"g{group}."
+        return prefix + self.label(number)
+
+    def label(self, number: int) -> str:
+        """Return what task *number* is called within its group."""
         return self.names[number] if self.names else f"t{number:03}"
 
     def number(self, name: str) -> int:
@@ -79,12 +88,13 @@ class Dag:
 
 def written(dag: Dag, dag_id: str = "oracle") -> Any:
     """Return *dag* as a user writes it with the SDK."""
-    from airflow.sdk import DAG
+    from airflow.sdk import DAG, TaskGroup
 
     with DAG(dag_id, start_date=START_DATE, schedule=None) as new:
         operators: list[Any] = []
+        groups = {number: TaskGroup(f"g{number}") for number in {task.group for task in dag.tasks} - {-1}}
         for number, task in enumerate(dag.tasks):
-            operators.append(_operator(dag, number, task, operators))
+            operators.append(_operator(dag, number, task, operators, groups))
         for number, task in enumerate(dag.tasks):
             for parent in task.upstream:
                 operators[parent].set_downstream(operators[number])
@@ -98,17 +108,20 @@ def serialized(dag: Dag) -> Any:
     return DagSerialization.from_dict(DagSerialization.to_dict(written(dag)))
 
 
-def _operator(dag: Dag, number: int, task: Task, operators: list[Any]) -> Any:
+def _operator(dag: Dag, number: int, task: Task, operators: list[Any], groups: dict[int, Any]) -> Any:
     from airflow.providers.standard.operators.empty import EmptyOperator
     from airflow.sdk import BaseOperator, BaseSensorOperator
 
     arguments: dict[str, Any] = {
-        "task_id": dag.name(number),
+        "task_id": dag.label(number),
         "trigger_rule": task.rule,
         "retries": 3,
         "retry_delay": timedelta(minutes=5),
         "depends_on_past": task.depends_on_past,
+        "wait_for_downstream": task.wait_for_downstream,
     }
+    if task.group >= 0:
+        arguments["task_group"] = groups[task.group]
     if task.limited:
         arguments["max_active_tis_per_dagrun"] = 1
     if task.mapped:

@@ -54,33 +54,31 @@ class Life:
     def __init__(
         self, story: Story, scheduler: Stock | Redesigned, executor: HeldExecutor, clock: Clock
     ) -> None:
-        self._story = story
+        self.story = story
         self._scheduler = scheduler
         self._executor = executor
         self._workers = Workers(story, executor)
         self._clock = clock
-        self._dag_id = f"dag_{next(numbers)}"
+        self.dag_id = f"dag_{next(numbers)}"
 
     def store(self) -> None:
         """Store the dag and the pools it uses."""
-        write_dags(written(self._story, self._dag_id))
+        write_dags(written(self.story, self.dag_id))
         with create_session() as session:
             session.execute(delete(Pool).where(Pool.pool != "default_pool"))
             for number in range(POOLS):
                 session.add(
                     Pool(
                         pool=f"pool_{number}",
-                        slots=self._story.pools[number],
-                        include_deferred=self._story.include_deferred,
+                        slots=self.story.pools[number],
+                        include_deferred=self.story.include_deferred,
                         description="",
                     )
                 )
 
     def rests(self) -> Iterator[Rest]:
         """Live; yield every rest."""
-        yield self._rest("its beginning")
-        for step in self._story.steps:
-            yield self._rest((step, self._take(step)))
+        yield from self._history()
         self._take_up()
         yield self._rest("its taking up again")
         for _ in range(MOST_ENDS):
@@ -89,6 +87,11 @@ class Life:
             yield self._rest("the end of all that was held")
         raise AssertionError("the story does not come to an end")
 
+    def _history(self) -> Iterator[Rest]:
+        yield self._rest("its beginning")
+        for step in self.story.steps:
+            yield self._rest((step, self._take(step)))
+
     def _rest(self, after: object) -> Rest:
         self._scheduler.rest()
         with create_session() as session:
@@ -96,14 +99,14 @@ class Life:
         given = Counter(
             {(k.run_id, k.task_id, k.map_index, k.try_number): n for k, n in self._executor.given.items()}
         )
-        return Rest(after, picture(self._dag_id), given)
+        return Rest(after, picture(self.dag_id), given)
 
     def _take(self, step: Step) -> str:
         """Take a step; return the name of the error that it met, if it met one that Airflow foresees."""
         try:
             if step.kind in users.ACTIONS:
                 with create_session() as session:
-                    users.act(session, self._dag_id, step)
+                    users.act(session, self.dag_id, step)
             else:
                 getattr(self, f"_{step.kind}")(step)
         except (AirflowException, ValueError) as error:
@@ -126,16 +129,16 @@ class Life:
 
     def _version(self, step: Step) -> None:
         """The DAG processor stores another version of the dag."""
-        self._story = self._workers.story = revised(self._story, step.flag)
+        self.story = self._workers.story = revised(self.story, step.flag)
         with create_session() as session:
-            paused = bool(session.scalar(select(DagModel.is_paused).where(DagModel.dag_id == self._dag_id)))
+            paused = bool(session.scalar(select(DagModel.is_paused).where(DagModel.dag_id == self.dag_id)))
         with patch.dict(os.environ, {"AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0"}):
-            write_dags(written(self._story, self._dag_id), paused=paused)
+            write_dags(written(self.story, self.dag_id), paused=paused)
 
     def _backfill(self, step: Step) -> None:
         """A user backfills the days of the story once more."""
         _create_backfill(
-            dag_id=self._dag_id,
+            dag_id=self.dag_id,
             from_date=EPOCH,
             to_date=EPOCH,
             max_active_runs=1 + step.flag % 2,

@@ -23,13 +23,14 @@ from tests.oracle.pictures import any_scheduled, fingerprint
 from tests.support.scheduler import FAST, assembled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from async_scheduler.assembly import Assembly
     from tests.oracle.workers import HeldExecutor
 
 MOST_TURNS = 120
-REDESIGNED = replace(FAST, algorithm="redesigned")
+REDESIGNED = replace(FAST, algorithm="redesigned", runs_per_visit=1, visits_at_once=2)
+"""As few runs in a transaction as can be, so that two transactions visit at the same time."""
 
 
 class Stock:
@@ -87,10 +88,10 @@ class Redesigned:
     """The redesigned stages, each in its turn."""
 
     def __init__(self, executor: HeldExecutor, order: Sequence[str], loop: asyncio.Runner) -> None:
-        self._executor = executor
         self._loop = loop
         self._opened = assembled(executor, settings=REDESIGNED)
         self._assembly: Assembly = loop.run(self._opened.__aenter__())
+        self._executor_routine = f"executor:{type(executor).__name__}"
         ordered_dependencies(self._assembly._scheduler.scheduler_dag_bag, order)
 
     def close(self) -> None:
@@ -101,11 +102,15 @@ class Redesigned:
         """Let it do all it can."""
         self._loop.run(self._rest())
 
+    def during(self, work: Callable[[Assembly], Coroutine[Any, Any, None]]) -> None:
+        """Do *work* on its loop."""
+        self._loop.run(work(self._assembly))
+
     async def _rest(self) -> None:
         for _ in range(MOST_TURNS):
             await self._settle()
             await self._until_quiet("enqueue")
-            outcome = await self._once(f"executor:{type(self._executor).__name__}")
+            outcome = await self._once(self._executor_routine)
             if not outcome.counts["events"]:
                 return
         raise AssertionError("the redesigned stages do not come to rest")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from async_scheduler.decide.board import Board
 from async_scheduler.decide.evaluate import evaluate
 from async_scheduler.decide.facts import RunFacts
+from async_scheduler.decide.past import PreviousRun, blocked_tasks
 from async_scheduler.decide.states import CODES, NAMES
 from async_scheduler.plans.compile import compile_plan
 from tests.oracle.airflow import Instance, Rest, instances_of
+from tests.oracle.dags import START_DATE
 
 if TYPE_CHECKING:
     from async_scheduler.decide.evaluate import Outcome
@@ -78,11 +80,7 @@ def _facts(dag: Dag, plan: DagPlan, order: list[tuple[int, int]], instances: Ins
             for position, key in enumerate(order)
             if instances[key].state in ("up_for_retry", "up_for_reschedule") and not dag.tasks[key[0]].due
         },
-        blocked_by_past=frozenset(
-            plan.index[dag.name(number)]
-            for number, task in enumerate(dag.tasks)
-            if task.depends_on_past and task.past_blocks
-        ),
+        blocked_by_past=_blocked(dag, plan),
         skips={
             (plan.index[dag.name(number)], -1): decision
             for number in range(len(dag.tasks))
@@ -95,6 +93,14 @@ def _facts(dag: Dag, plan: DagPlan, order: list[tuple[int, int]], instances: Ins
             if n is not None and task.mapped
         },
     )
+
+
+def _blocked(dag: Dag, plan: DagPlan) -> frozenset[int]:
+    past = {
+        plan.index[dag.name(number)]: int(task.past not in ("success", "skipped"))
+        for number, task in enumerate(dag.tasks)
+    }
+    return blocked_tasks(plan, PreviousRun(START_DATE, past), False, set())
 
 
 def _decision(dag: Dag, number: int) -> dict[str, list[str]]:

@@ -90,6 +90,18 @@ class Story:
         group = self.works[number].group
         return f"t{number}" if group < 0 else f"g{group}.t{number}"
 
+    def ancestors(self, number: int) -> set[int]:
+        """Return all that is upstream of task *number*, near and far, what it is mapped over included."""
+        found: set[int] = set()
+        todo = [number]
+        while todo:
+            work = self.works[todo.pop()]
+            over = self.groups[work.group].over if work.group >= 0 else None
+            new = {*work.upstream, *([over] if over is not None and over >= 0 else ())} - found
+            found |= new
+            todo += new
+        return found
+
     def work(self, task_id: str) -> Work:
         """Return the task with this id; one that has left the dag is a plain one."""
         number = int(task_id.rpartition("t")[2])

@@ -47,7 +47,9 @@ def tasks(draw: st.DrawFn, number: int, size: int) -> Task:
         followed=tuple(draw(others)) if decides and draw(st.booleans()) else None,
         skipped=tuple(draw(others)) if decides and draw(st.booleans()) else None,
         depends_on_past=draw(st.integers(0, 9)) == 0,
-        past_blocks=draw(st.booleans()),
+        wait_for_downstream=draw(st.integers(0, 9)) == 0,
+        past=draw(st.sampled_from(("success", "success", "skipped", "failed", None))),
+        group=draw(st.sampled_from((-1, -1, 0, 1))),
         limited=draw(st.integers(0, 9)) == 0,
     )
 

@@ -51,7 +51,7 @@ def store(dag: Dag) -> DagRun:
     with create_session() as session:
         session.execute(update(DagRun).where(DagRun.id == past.id).values(state="failed"))
         for number, task in enumerate(dag.tasks):
-            _set(session, past, dag.name(number), state="failed" if task.past_blocks else "success")
+            _set(session, past, dag.name(number), state=task.past)
             for instance in _placed(session, dag, number, run):
                 store_waiting(session, task, instance)
                 if instance.map_index < 1:

@@ -1,0 +1,146 @@
+"""A story whose routines, workers and users all act at once, in steps that somebody else chooses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from async_scheduler.database.faults import classify
+from async_scheduler.database.transaction import transaction
+from tests.oracle import users
+from tests.oracle.histories import Life
+from tests.oracle.invariants import Watch
+from tests.oracle.stepping import Stepper
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+    from async_scheduler.assembly import Assembly
+    from tests.oracle.clock import Clock
+    from tests.oracle.histories import Rest
+    from tests.oracle.lives import Redesigned
+    from tests.oracle.stepping import Actor
+    from tests.oracle.story import Story
+    from tests.oracle.workers import Held, HeldExecutor
+    from tests.support.postgres import Database
+
+ROUTINES = ("create", "start", "sweep", "schedule", "enqueue", "executor:HeldExecutor")
+CONNECTIONS = len(ROUTINES) + 4
+"""Open before the first step: opening one is nobody's step."""
+
+Choose = Callable[[int], int]
+"""Returns one of so many numbers from 0 on."""
+
+
+class InterleavedLife(Life):
+    """A life in which the story's steps, and all routines, happen at once for a number of *turns*."""
+
+    def __init__(
+        self,
+        story: Story,
+        scheduler: Redesigned,
+        executor: HeldExecutor,
+        clock: Clock,
+        database: Database,
+        choose: Choose,
+        turns: int,
+    ) -> None:
+        super().__init__(story, scheduler, executor, clock)
+        self._redesigned = scheduler
+        self._database = database
+        self._choose = choose
+        self._turns = turns
+        self._steps = list(story.steps)
+        self._at_work: dict[str, Held] = {}
+
+    def _history(self) -> Iterator[Rest]:
+        self._redesigned.during(self._interleave)
+        yield self._rest("all at once")
+
+    async def _interleave(self, assembly: Assembly) -> None:
+        monitor = await asyncpg.connect(
+            user="postgres", database=self._database.name, host=self._database.socket_dir
+        )
+        await _warm_up(assembly)
+        self._assembly = assembly
+        self._stepper = Stepper(assembly.engine, monitor)
+        self._watch = Watch(monitor, self.story, self._executor)
+        try:
+            with self._stepper.stopping():
+                for _ in range(self._turns):
+                    await self._turn()
+                    await self._watch.look()
+                await self._stepper.release()
+                self._reap()
+            await self._watch.look()
+        finally:
+            await monitor.close()
+
+    async def _turn(self) -> None:
+        """Let one go on for some stops, or begin something."""
+        options: list[Callable[[], Actor]] = [
+            *(lambda name=name: self._begin(name) for name in ROUTINES if name not in self._stepper.actors),
+            *(lambda held=held: self._work(held) for held in self._idle_workers()),
+            *([self._use] if self._steps and "user" not in self._stepper.actors else ()),
+        ]
+        stopped = self._stepper.stopped()
+        chosen = self._choose(len(stopped) + len(options))
+        actor = stopped[chosen] if chosen < len(stopped) else options[chosen - len(stopped)]()
+        await self._stepper.settle()
+        for _ in range((1, 2, 3, 5, 10, 40)[self._choose(6)]):
+            if not actor.is_stopped:
+                break
+            actor.go_on()
+            await self._stepper.settle()
+        self._reap()
+
+    def _reap(self) -> None:
+        """Forget actors that have ended; raise what they raised, unless their driver would try again."""
+        for actor in [one for one in self._stepper.actors.values() if one.is_done]:
+            del self._stepper.actors[actor.name]
+            self._at_work.pop(actor.name, None)
+            assert actor.task is not None
+            error = actor.task.exception()
+            if error is not None and not classify(error).passing:
+                raise error
+
+    def _begin(self, name: str) -> Actor:
+        return self._stepper.start(name, self._assembly.supervisor.drivers[name].routine.run_once())
+
+    def _idle_workers(self) -> list[Held]:
+        busy = list(self._at_work.values())
+        return [held for held in self._workers.in_order() if held not in busy][:3]
+
+    def _work(self, held: Held) -> Actor:
+        name = f"worker {held.place}"
+        self._at_work[name] = held
+        return self._stepper.start(name, self._end_one(held))
+
+    async def _end_one(self, held: Held) -> None:
+        async with transaction(self._assembly._sessions) as tx:
+            afterwards = await tx.run(self._workers.end, tx.sync_session, held)
+        afterwards()
+
+    def _use(self) -> Actor:
+        step = self._steps.pop(0)
+        self._watch.touched = True
+        if step.kind == "version":
+            return self._stepper.start("user", asyncio.to_thread(self._version, step))
+        return self._stepper.start("user", self._act(step))
+
+    async def _act(self, step: Any) -> None:
+        async with transaction(self._assembly._sessions) as tx:
+            await tx.run(users.act, tx.sync_session, self.dag_id, step)
+
+
+async def _warm_up(assembly: Assembly) -> None:
+    async def connect() -> None:
+        async with transaction(assembly._sessions):
+            await together.wait()
+
+    together = asyncio.Barrier(CONNECTIONS)
+    work: list[Coroutine[Any, Any, None]] = [connect() for _ in range(CONNECTIONS)]
+    await asyncio.gather(*work)
