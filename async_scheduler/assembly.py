@@ -19,6 +19,8 @@ from async_scheduler.bridge.listeners import ListenerThread, listeners_after_com
 from async_scheduler.bridge.threads import PurposeThread
 from async_scheduler.database.engine import create_engine
 from async_scheduler.database.faults import classify
+from async_scheduler.database.address import async_address
+from async_scheduler.database.capacity import Blocking, describe
 from async_scheduler.database.joined import nested_sessions_joined, retries_left_to_the_driver
 from async_scheduler.database.sessions import PooledSessions, SharedSession
 from async_scheduler.driver.rounds import Rounds
@@ -45,9 +47,11 @@ from async_scheduler.secrets.scheduler import SchedulerSecrets
 from async_scheduler.tracing import Tracing
 
 if TYPE_CHECKING:
+from async_scheduler.store.dialect import takes_row_locks
     from airflow.executors.base_executor import BaseExecutor
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import URL, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from async_scheduler.driver.routine import Outcome
     from async_scheduler.settings import Settings
@@ -74,8 +78,8 @@ class Assembly:
         # Airflow's code must see the views from the first pass on, and when timers are chosen.
         scheduler.executors, scheduler.executor = self.views, self.views[0]
         timers = [timer for timer in TIMERS if is_needed(timer, scheduler)]
-        self.engine = create_engine(self._pool_size(timers), settings.pool_timeout)
-        self.tracing = Tracing(settings, self._engines(), self.engine.url)
+        self.engine = self._make_engine(self._pool_size(timers))
+        self.tracing = Tracing(settings, self._engines(), self._monitor_url())
         self._sessions = self._make_sessions()
         self.secrets = SchedulerSecrets(settings)
         self.redesigned = self._make_redesigned()
@@ -100,11 +104,14 @@ class Assembly:
         return port
 
     def _pool_size(self, timers: list[Timer]) -> int:
-        """One connection for each routine that can hold one at the same time."""
+        """One connection for each routine that can hold one at the same time.
+
+        Without row locks only one may: nothing but taking turns keeps routines from each other's rows.
+        """
+        if self._settings.mode != "concurrent" or not takes_row_locks(airflow_settings.engine.dialect):
+            return 1
         if self._settings.pool_size:
             return self._settings.pool_size
-        if self._settings.mode != "concurrent":
-            return 1
         stages, per_loop = 5, 3
         if self._settings.algorithm == "redesigned":
             stages += self._settings.lanes  # the probe, and the lanes after the first
@@ -121,6 +128,15 @@ class Assembly:
 
     def _make_redesigned(self) -> RedesignedStages | None:
         """Return the redesigned stages where they are wanted; teams are left to Airflow's own code."""
+    def _make_engine(self, pool_size: int) -> AsyncEngine:
+        log.info("%s", describe(pool_size, Blocking.from_airflow()))
+        return create_engine(
+            pool_size, self._settings.pool_timeout, pgbouncer=self._settings.pgbouncer == "true"
+        )
+
+    def _monitor_url(self) -> URL:
+        return async_address().monitor_url(pgbouncer=self._settings.pgbouncer == "true")
+
         if self._settings.algorithm != "redesigned":
             return None
         if self._scheduler._multi_team:

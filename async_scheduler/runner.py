@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from airflow import settings as airflow_settings
@@ -21,6 +22,8 @@ from airflow.observability.metrics import stats_utils
 from sqlalchemy.orm import configure_mappers
 
 from async_scheduler.assembly import Assembly
+from async_scheduler.database.connections import wait_for_sqlites_writer
+from async_scheduler.database.opening import finds_pooler, refuse_second_scheduler
 from async_scheduler.driver.dump import describe_tasks, describe_threads
 from async_scheduler.driver.event_loop import LoopFactory, loop_factory
 from async_scheduler.driver.supervisor import first_cause
@@ -62,6 +65,7 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
         # Before the executors fork their workers: those inherit handlers that let tasks finish.
         reset_signals = self.register_signals()
         try:
+            self._open_database(make_loop)
             # All models are imported and mapped now, not at the first object, on the loop.
             configure_mappers()
             stats.initialize(
@@ -79,6 +83,20 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
             reset_signals.close()
             log.info("Exited execute loop")
         return None
+
+    def _open_database(self, make_loop: LoopFactory) -> None:
+        """Find out what the database is like, while nothing runs yet that would have to be ended.
+
+        :raises AsyncSchedulerError: when it cannot be reached, or another scheduler works on it alone.
+        """
+        refuse_second_scheduler(self.job.id)
+        wait_for_sqlites_writer(airflow_settings.engine)
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            pooled = runner.run(finds_pooler(self.async_settings.pool_timeout))
+        if self.async_settings.pgbouncer == "auto":
+            self.async_settings = replace(self.async_settings, pgbouncer="true" if pooled else "false")
+        if self.async_settings.pgbouncer == "true":
+            log.info("A pooler such as PgBouncer stands before the database: nothing is prepared by name")
 
     def _loop_factory(self) -> LoopFactory:
         """Return what makes the event loop; a trace by steps from the start needs one that can be timed."""

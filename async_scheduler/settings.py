@@ -19,6 +19,7 @@ SECTION = "async_scheduler"
 Mode = Literal["concurrent", "sequential", "shared_session"]
 Algorithm = Literal["redesigned", "upstream"]
 EventLoop = Literal["auto", "uvloop", "asyncio"]
+Pooler = Literal["auto", "true", "false"]
 TraceLevel = Literal["ledger", "steps"]
 
 
@@ -237,13 +238,22 @@ OPTIONS: tuple[Option, ...] = (
         "pool_size",
         "0",
         _integer(0, 1000, "connections; 0 = one for each routine that can run at once"),
-        "Connections that the async engine keeps open. There is no overflow beyond it.",
+        "Connections that the async engine keeps open. There is no overflow beyond it. Where Airflow takes "
+        "no row locks (SQLite, MariaDB) the routines share one, whatever is set here.",
     ),
     Option(
         "pool_timeout",
         "30.0",
         _number(0.1, 3600, "seconds"),
         "How long a routine waits for a free connection before its pass is given up and retried.",
+    ),
+    Option(
+        "pgbouncer",
+        "auto",
+        _choice(get_args(Pooler)),
+        "Whether PgBouncer, or a pooler like it, stands before PostgreSQL in transaction mode, so that "
+        "nothing may be prepared by name. ``auto`` finds out at start: a pooler does not tell the process id "
+        "of the server.",
     ),
     Option(
         "loop_lag_interval",
@@ -343,6 +353,7 @@ class Settings:
     executor_call_timeout: float = 60.0
     pool_size: int = 0
     pool_timeout: float = 30.0
+    pgbouncer: Pooler = "auto"
     loop_lag_interval: float = 0.5
     trace_directory: str = ""
     trace_level: TraceLevel = "ledger"

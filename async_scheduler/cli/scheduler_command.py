@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 from airflow.cli.commands import scheduler_command as stock
 from airflow.cli.commands.daemon_utils import run_command_with_daemon_option
 from airflow.configuration import conf
+from airflow.executors.executor_loader import ExecutorLoader
 from airflow.jobs.job import Job, run_job
 from airflow.utils import cli as cli_utils
 from airflow.utils.memray_utils import MemrayTraceComponents, enable_memray_trace
 from airflow.utils.process_utils import set_component_mp_start_method
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
+from async_scheduler.database.address import async_address
+from async_scheduler.database.capacity import require_pool
 from async_scheduler.driver.event_loop import loop_factory
-from async_scheduler.errors import AsyncSchedulerError, InvalidSetting
+from async_scheduler.errors import AsyncSchedulerError, InvalidSetting, UnsupportedConnection
 from async_scheduler.settings import SECTION, Settings
 
 if TYPE_CHECKING:
@@ -36,7 +39,8 @@ def scheduler(args: Namespace) -> None:
             # Absolute before a daemon changes its directory.
             settings = replace(settings, trace_directory=str(Path(args.trace).absolute()))
         _require_event_loop(settings)
-    except InvalidSetting as error:
+        _require_database(settings)
+    except (InvalidSetting, UnsupportedConnection) as error:
         print(f"airflow scheduler --async: error: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
     _run(args, settings)
@@ -48,6 +52,13 @@ def _require_event_loop(settings: Settings) -> None:
     except ModuleNotFoundError:
         allowed = "auto, asyncio; uvloop is not installed"
         raise InvalidSetting(SECTION, "event_loop", settings.event_loop, allowed) from None
+
+
+def _require_database(settings: Settings) -> None:
+    """Refuse what can be seen to be wrong without a connection."""
+    async_address()
+    executors = ExecutorLoader.get_executor_names(validate_teams=False)
+    require_pool(settings.pool_size, settings.mode, len(executors))
 
 
 @cli_utils.action_cli  # type: ignore[untyped-decorator]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
-from sqlalchemy.engine import URL, make_url
 
 from async_scheduler.cli.trace_command import sockets
 from async_scheduler.contention.topview import LiveState, render
+from async_scheduler.database.address import async_address
 from async_scheduler.errors import AsyncSchedulerError
 from async_scheduler.measure.control import NoScheduler, snapshots
 from async_scheduler.measure.sampler import sampling
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from sqlalchemy.engine import URL
 
 
 def top(args: Namespace) -> None:
@@ -39,9 +41,7 @@ def top(args: Namespace) -> None:
 
 def metadata_url() -> URL:
     """Return the URL by which the database's lock waits are sampled."""
-    from airflow import settings
-
-    return make_url(settings.SQL_ALCHEMY_CONN_ASYNC)
+    return async_address().monitor_url()
 
 
 async def watch(path: Path, url: URL, console: Console, *, once: bool = False) -> None:

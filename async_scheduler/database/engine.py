@@ -7,8 +7,8 @@ import signal
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from sqlalchemy import event
-from sqlalchemy.engine import make_url
+from async_scheduler.database.address import AsyncAddress, async_address
+from async_scheduler.database.connections import prepare_connections
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,42 +19,51 @@ _engines: WeakSet[AsyncEngine] = WeakSet()
 _inherited: list[Any] = []
 
 
-def create_engine(pool_size: int, pool_timeout: float) -> AsyncEngine:
+def create_engine(
+    pool_size: int, pool_timeout: float, *, pgbouncer: bool = False, reads_only: bool = False
+) -> AsyncEngine:
     """Return an async engine for Airflow's metadata database with at most *pool_size* connections.
 
     The URL and connect arguments are Airflow's (``[database] sql_alchemy_conn_async`` or the one inferred
-    from ``sql_alchemy_conn``; ``sql_alchemy_connect_args_async``), the engine is made by Airflow's own
-    hook (``settings.create_async_metadata_engine``). What Airflow's async engine lacks next to its sync one
-    is added: READ COMMITTED on MySQL and the page size of multi-row inserts.
+    from ``sql_alchemy_conn``; ``sql_alchemy_connect_args_async``), translated for the driver; the engine is
+    made by Airflow's own hook (``settings.create_async_metadata_engine``). What Airflow's async engine lacks
+    next to its sync one is added: READ COMMITTED on MySQL and the page size of multi-row inserts.
+
+    :param pgbouncer: nothing may be prepared by name, because each transaction may meet another server.
+    :param reads_only: the engine never writes, so on SQLite it need not wait for those that do.
+    :raises UnsupportedConnection: when the driver cannot connect in the way that is asked for.
     """
     from airflow import settings
 
-    url = settings.SQL_ALCHEMY_CONN_ASYNC
+    address = async_address()
     engine: AsyncEngine = settings.create_async_metadata_engine(
-        url,
-        connect_args=_connect_args(url),
-        engine_args=_engine_args(url, pool_size, pool_timeout),
+        address.url.render_as_string(hide_password=False),
+        connect_args=_connect_args(address, pgbouncer),
+        engine_args=_engine_args(address.url.get_backend_name(), pool_size, pool_timeout),
     )
-    if make_url(url).get_backend_name() == "sqlite":
-        event.listen(engine.sync_engine, "connect", _configure_sqlite)
+    prepare_connections(engine, address, reads_only=reads_only)
     _engines.add(engine)
     return engine
 
 
-def _connect_args(url: str) -> dict[str, Any]:
-    from airflow.configuration import conf
-
-    args: dict[str, Any] = {}
-    if conf.has_option("database", "sql_alchemy_connect_args_async"):
-        args.update(conf.getimport("database", "sql_alchemy_connect_args_async"))
-    if make_url(url).get_driver_name() == "asyncpg":
-        args.setdefault("server_settings", {}).setdefault("application_name", APPLICATION_NAME)
-    elif make_url(url).get_driver_name() == "psycopg":
-        args.setdefault("application_name", APPLICATION_NAME)
+def _connect_args(address: AsyncAddress, pgbouncer: bool) -> dict[str, Any]:
+    args, driver = dict(address.connect_args), address.url.get_driver_name()
+    if driver == "asyncpg":
+        if not address.names_application:
+            settings = {"application_name": APPLICATION_NAME, **args.get("server_settings", {})}
+            args["server_settings"] = settings
+        if pgbouncer:
+            # Without its caches, asyncpg and its dialect send each statement unnamed, text and all.
+            args |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    elif driver == "psycopg":
+        if not address.names_application:
+            args["application_name"] = APPLICATION_NAME
+        if pgbouncer:
+            args["prepare_threshold"] = None
     return args
 
 
-def _engine_args(url: str, pool_size: int, pool_timeout: float) -> dict[str, Any]:
+def _engine_args(backend: str, pool_size: int, pool_timeout: float) -> dict[str, Any]:
     from airflow.configuration import conf
 
     args: dict[str, Any] = {
@@ -70,19 +79,11 @@ def _engine_args(url: str, pool_size: int, pool_timeout: float) -> dict[str, Any
         # retried by its driver, on a new one.
         "pool_pre_ping": False,
     }
-    backend = make_url(url).get_backend_name()
     if backend == "postgresql":
         args["insertmanyvalues_page_size"] = 10_000
-    elif backend == "mysql":
+    elif backend in ("mysql", "mariadb"):
         args["isolation_level"] = "READ COMMITTED"
     return args
-
-
-def _configure_sqlite(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.close()
 
 
 def _forget_in_forked_child() -> None:

@@ -162,6 +162,8 @@ def asyncpg_arguments(url: URL) -> dict[str, Any]:
     arguments = dict(dialect.create_connect_args(url)[1])
     for name in ("prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback"):
         arguments.pop(name, None)
+    if "statement_cache_size" in arguments:
+        arguments["statement_cache_size"] = int(arguments["statement_cache_size"])
     return arguments
 
 

@@ -26,7 +26,9 @@ class SchedulerSecrets:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._engine = create_engine(1, settings.pool_timeout)
+        self._engine = create_engine(
+            1, settings.pool_timeout, pgbouncer=settings.pgbouncer == "true", reads_only=True
+        )
         self.chain = make_chain(settings, lambda: new_session(self._engine))
         self._deadlines = DeadlineVariables(self.chain, lambda: new_session(self._engine))
 

@@ -26,6 +26,7 @@ from sqlalchemy import column as new_column
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
 
 T = TypeVar("T")
 
@@ -64,14 +65,18 @@ def statement(build: Built[T]) -> Built[T]:
     return kept
 
 
-def dialect_of(session: AsyncSession) -> Dialect:
+def dialect_of(session: AsyncSession | Session) -> Dialect:
     """Return the dialect that *session* talks to."""
     dialect = session.get_bind().dialect
-    locks = USE_ROW_LEVEL_LOCKING and (
+    return Dialect(dialect.name, takes_row_locks(dialect))
+
+
+def takes_row_locks(dialect: Any) -> bool:
+    """Return whether Airflow locks rows on a database that has been connected to (``with_row_locks``)."""
+    return bool(USE_ROW_LEVEL_LOCKING) and (
         dialect.name == "postgresql"
         or (dialect.name == "mysql" and bool(getattr(dialect, "supports_for_update_of", False)))
     )
-    return Dialect(dialect.name, locks)
 
 
 def among(column: ColumnElement[Any], name: str, dialect: Dialect) -> ColumnElement[bool]:

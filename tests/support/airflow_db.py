@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 from unittest.mock import patch
 
 from airflow import settings
 
-if TYPE_CHECKING:
-    from tests.support.postgres import Database
+
+class Reachable(Protocol):
+    """A database, and how an Airflow process is pointed at it."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of such a process."""
 
 
 @contextmanager
-def airflow_on(database: Database) -> Iterator[None]:
+def airflow_on(database: Reachable) -> Iterator[None]:
     """Configure Airflow's sessions for *database* while the block runs."""
     with patch.dict(os.environ, database.environment):
         settings.dispose_orm(do_log=False)

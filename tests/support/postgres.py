@@ -72,6 +72,11 @@ class Server:
         output: Any = self._server.psql(statement)
         return str(output)
 
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return Path(self._server.log)
+
     @contextmanager
     def clone(self) -> Iterator[Database]:
         """Yield a copy of the template that lives as long as the block."""
