@@ -12,22 +12,25 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from airflow import settings as airflow_settings
+from airflow._shared.timezones import timezone
+from airflow.configuration import conf
 
 from async_scheduler.bridge.executor_port import ExecutorPort
 from async_scheduler.bridge.executor_view import ExecutorView
 from async_scheduler.bridge.listeners import ListenerThread, listeners_after_commit
 from async_scheduler.bridge.threads import PurposeThread
-from async_scheduler.database.engine import create_engine
-from async_scheduler.database.faults import classify
 from async_scheduler.database.address import async_address
 from async_scheduler.database.capacity import Blocking, describe
+from async_scheduler.database.engine import create_engine
+from async_scheduler.database.faults import classify
+from async_scheduler.database.fence import Fence
 from async_scheduler.database.joined import nested_sessions_joined, retries_left_to_the_driver
 from async_scheduler.database.sessions import PooledSessions, SharedSession
 from async_scheduler.driver.rounds import Rounds
 from async_scheduler.driver.routine import Routine, Schedule
 from async_scheduler.driver.runner import Policy, RoutineDriver
 from async_scheduler.driver.supervisor import Supervisor
-from async_scheduler.errors import ExecutorUnresponsive
+from async_scheduler.errors import AsyncSchedulerError, ExecutorUnresponsive
 from async_scheduler.measure.attribution import DeadlockVictim
 from async_scheduler.metrics import StatsObserver, report_pool_wait, report_round
 from async_scheduler.routines.deadlines import (
@@ -44,10 +47,10 @@ from async_scheduler.routines.upstream.enqueue import EnqueueTaskInstances
 from async_scheduler.routines.upstream.schedule import ScheduleTaskInstances
 from async_scheduler.routines.upstream.start import StartDagRuns
 from async_scheduler.secrets.scheduler import SchedulerSecrets
+from async_scheduler.store.dialect import takes_row_locks
 from async_scheduler.tracing import Tracing
 
 if TYPE_CHECKING:
-from async_scheduler.store.dialect import takes_row_locks
     from airflow.executors.base_executor import BaseExecutor
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from sqlalchemy.engine import URL, Engine
@@ -71,6 +74,7 @@ class Assembly:
         self._scheduler = scheduler
         self._settings = settings
         self._idle = float(scheduler._scheduler_idle_sleep_time)
+        self.fence = self._make_fence()
         self.listeners = ListenerThread()
         self._threads: list[PurposeThread] = []
         self.ports = [self._port(executor) for executor in scheduler.executors]
@@ -98,9 +102,16 @@ class Assembly:
         )
         self.supervisor = Supervisor(drivers, settings.shutdown_grace)
 
+    def _make_fence(self) -> Fence:
+        job = self._scheduler.job
+        age = (timezone.utcnow() - job.latest_heartbeat).total_seconds()
+        return Fence(job.id, conf.getfloat("scheduler", "scheduler_health_check_threshold"), age)
+
     def _port(self, executor: BaseExecutor) -> ExecutorPort:
         port: ExecutorPort
-        port = ExecutorPort(executor, wake=lambda: self.supervisor.wake([executor_routine_name(port)]))
+        port = ExecutorPort(
+            executor, wake=lambda: self.supervisor.wake([executor_routine_name(port)]), fence=self.fence
+        )
         return port
 
     def _pool_size(self, timers: list[Timer]) -> int:
@@ -117,17 +128,6 @@ class Assembly:
             stages += self._settings.lanes  # the probe, and the lanes after the first
         return stages + per_loop + len(self.ports) + sum(not timer.thread for timer in timers)
 
-    def _engines(self) -> list[Engine]:
-        """Return the async engine, and Airflow's blocking one that heartbeat and timers on threads use."""
-        blocking = airflow_settings.engine
-        return [self.engine.sync_engine, *([blocking] if blocking is not None else [])]
-
-    def _make_sessions(self) -> PooledSessions | SharedSession:
-        kind = SharedSession if self._settings.mode == "shared_session" else PooledSessions
-        return kind(self.engine, report_pool_wait)
-
-    def _make_redesigned(self) -> RedesignedStages | None:
-        """Return the redesigned stages where they are wanted; teams are left to Airflow's own code."""
     def _make_engine(self, pool_size: int) -> AsyncEngine:
         log.info("%s", describe(pool_size, Blocking.from_airflow()))
         return create_engine(
@@ -137,6 +137,17 @@ class Assembly:
     def _monitor_url(self) -> URL:
         return async_address().monitor_url(pgbouncer=self._settings.pgbouncer == "true")
 
+    def _engines(self) -> list[Engine]:
+        """Return the async engine, and Airflow's blocking one that heartbeat and timers on threads use."""
+        blocking = airflow_settings.engine
+        return [self.engine.sync_engine, *([blocking] if blocking is not None else [])]
+
+    def _make_sessions(self) -> PooledSessions | SharedSession:
+        kind = SharedSession if self._settings.mode == "shared_session" else PooledSessions
+        return kind(self.engine, report_pool_wait, self.fence)
+
+    def _make_redesigned(self) -> RedesignedStages | None:
+        """Return the redesigned stages where they are wanted; teams are left to Airflow's own code."""
         if self._settings.algorithm != "redesigned":
             return None
         if self._scheduler._multi_team:
@@ -232,13 +243,14 @@ class Assembly:
 
     def _heartbeat_driver(self) -> RoutineDriver:
         return self._driver(
-            SendHeartbeat(self._scheduler, self._thread("heartbeat")), Schedule(HEARTBEAT_CHECK)
+            SendHeartbeat(self._scheduler, self._thread("heartbeat"), self.fence), Schedule(HEARTBEAT_CHECK)
         )
 
     def _timer_driver(self, timer: Timer) -> RoutineDriver:
         body = body_of(timer, self._scheduler)
         if timer.thread:
-            return self._driver(ThreadTimer(timer, body, self._thread(timer.name)), timer.schedule())
+            guarded = self.fence.around(body)
+            return self._driver(ThreadTimer(timer, guarded, self._thread(timer.name)), timer.schedule())
         return self._driver(LoopTimer(timer, body, self._sessions), timer.schedule())
 
     def _thread(self, name: str) -> PurposeThread:
@@ -282,9 +294,8 @@ class Assembly:
         The job keeps its heartbeat meanwhile: an executor that waits for long tasks must not look dead, or
         another scheduler would adopt those tasks.
         """
-        heartbeat = self._heartbeat_driver()
         async with asyncio.TaskGroup() as group:
-            beating = group.create_task(heartbeat.run(), name="heartbeat")
+            beating = group.create_task(self._beat_on(), name="heartbeat")
             ending = [
                 group.create_task(self._end_executor(port, routine), name=f"end {port.name}")
                 for port, routine in zip(self.ports, self._executor_routines, strict=True)
@@ -292,15 +303,33 @@ class Assembly:
             await asyncio.wait(ending)
             beating.cancel()
 
+    async def _beat_on(self) -> None:
+        # That the heartbeat fails must not keep executors from ending.
+        try:
+            await self._heartbeat_driver().run()
+        except AsyncSchedulerError as error:
+            log.error("No more heartbeats while the executors end: %s", error)
+
     async def _end_executor(self, port: ExecutorPort, routine: RunExecutor) -> None:
         # An executor is a plugin: that its end() fails must not keep the others from ending.
         try:
+            await self._confirm(routine)
             await port.end(self._settings.shutdown_grace)
-            await routine.process_events()
+            if not self.fence.lost:
+                await routine.process_events()
         except ExecutorUnresponsive as error:
             log.error("%s; ending without it", error)
         except Exception:
             log.exception("Exception when executing Executor.end on %s", port.executor)
+
+    async def _confirm(self, routine: RunExecutor) -> None:
+        """See whether the executor may still be given what waits for it; if unknown, it gets nothing."""
+        try:
+            async with asyncio.timeout(self._settings.shutdown_grace):
+                await routine.confirm()
+        except Exception as error:
+            if not self.fence.lost:
+                log.warning("Executor %s gets no more work: %s", routine.name, type(error).__name__)
 
     async def _drain_threads(self) -> None:
         """Let listeners and timers on threads end what they have begun, within the grace."""

@@ -21,6 +21,8 @@ from async_scheduler.errors import ExecutorUnresponsive
 if TYPE_CHECKING:
     from airflow.executors.base_executor import BaseExecutor
 
+    from async_scheduler.database.fence import Fence
+
 Events = dict[Any, tuple[Any, Any]]
 """Workload key → (state, info), as in ``BaseExecutor.event_buffer``."""
 
@@ -34,10 +36,15 @@ class Beat:
 
 
 class ExecutorPort:
-    """One executor behind a thread of its own. Made on the event loop; *wake* asks for a beat."""
+    """One executor behind a thread of its own. Made on the event loop; *wake* asks for a beat.
 
-    def __init__(self, executor: BaseExecutor, wake: Callable[[], None]) -> None:
+    While *fence* is not fresh nothing is handed over and no heartbeat sent: others may have given the
+    workloads to their executors.
+    """
+
+    def __init__(self, executor: BaseExecutor, wake: Callable[[], None], fence: Fence | None = None) -> None:
         self.executor = executor
+        self._fence = fence
         self.name = _display_name(executor)
         self.events: Events = {}
         self._wake = wake
@@ -75,6 +82,11 @@ class ExecutorPort:
             raise
 
     @property
+    def may_beat(self) -> bool:
+        """Whether the scheduler was found alive a moment ago, so that its executor may be given work."""
+        return self._fence is None or self._fence.fresh
+
+    @property
     def waiting(self) -> int:
         """Workloads accepted and not yet handed over."""
         return len(self._workloads)
@@ -95,7 +107,10 @@ class ExecutorPort:
             self._workloads.remove(workload)
 
     async def beat(self) -> Beat:
-        """Hand over what waits, send the heartbeat, bring back events into :attr:`events`."""
+        """Hand over what waits, send the heartbeat, bring back events into :attr:`events`.
+
+        Nothing of this happens while the fence is not fresh.
+        """
         beat = await self._thread.call(self._beat)
         self._take_arrived()
         return beat
@@ -111,6 +126,9 @@ class ExecutorPort:
                     del self._outstanding[key]
 
     def _beat(self) -> Beat:
+        # Asked here, on the thread, too: the process may have been paused since the caller asked.
+        if not self.may_beat:
+            return Beat(0, 0.0)
         handed_over = self._hand_over()
         started = perf_counter()
         self.executor.heartbeat()

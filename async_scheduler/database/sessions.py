@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -13,13 +14,18 @@ from async_scheduler.database.transaction import RoutineSession
 from async_scheduler.errors import DatabaseUnreachable
 from async_scheduler.measure.locks import NamedLock
 
+if TYPE_CHECKING:
+    from async_scheduler.database.fence import Fence
+
 ReportWait = Callable[[float], None]
 """Called with the seconds that a transaction waited for its connection, or for the shared session."""
 
 
-def new_session(engine: AsyncEngine) -> AsyncSession:
+def new_session(engine: AsyncEngine, fence: Fence | None = None) -> AsyncSession:
     """Return a session with Airflow's options (no autoflush, nothing expires on commit)."""
-    return AsyncSession(engine, sync_session_class=RoutineSession, autoflush=False, expire_on_commit=False)
+    return AsyncSession(
+        engine, sync_session_class=RoutineSession, autoflush=False, expire_on_commit=False, fence=fence
+    )
 
 
 async def _connect(session: AsyncSession, report_wait: ReportWait, started: float) -> None:
@@ -38,14 +44,15 @@ async def _connect(session: AsyncSession, report_wait: ReportWait, started: floa
 class PooledSessions:
     """A new session, and so a connection of its own, for each transaction."""
 
-    def __init__(self, engine: AsyncEngine, report_wait: ReportWait) -> None:
+    def __init__(self, engine: AsyncEngine, report_wait: ReportWait, fence: Fence | None = None) -> None:
         self._engine = engine
         self._report_wait = report_wait
+        self._fence = fence
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[AsyncSession]:
         """Lend a session whose connection is already checked out of the pool."""
-        async with new_session(self._engine) as session:
+        async with new_session(self._engine, self._fence) as session:
             await _connect(session, self._report_wait, perf_counter())
             yield session
 
@@ -57,8 +64,8 @@ class SharedSession:
     turns. This is the control of the experiment: the same coroutines with no concurrency in the database.
     """
 
-    def __init__(self, engine: AsyncEngine, report_wait: ReportWait) -> None:
-        self._session = new_session(engine)
+    def __init__(self, engine: AsyncEngine, report_wait: ReportWait, fence: Fence | None = None) -> None:
+        self._session = new_session(engine, fence)
         self._turn = NamedLock("shared session")  # first come, first served
         self._report_wait = report_wait
 

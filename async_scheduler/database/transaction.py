@@ -21,6 +21,8 @@ from sqlalchemy.orm import Session
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from async_scheduler.database.fence import Fence
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -47,10 +49,14 @@ _current: ContextVar[KeepsEffects | None] = ContextVar("routine_session", defaul
 
 
 class RoutineSession(Session):
-    """A sync session that keeps effects until the outermost transaction has committed."""
+    """A sync session that keeps effects until the outermost transaction has committed.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    With a *fence*, nothing is committed for a scheduler that others have declared dead.
+    """
+
+    def __init__(self, *args: Any, fence: Fence | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._fence = fence
         self._pending: list[Effect] = []
         self._due: list[Effect] = []
 
@@ -59,7 +65,12 @@ class RoutineSession(Session):
         self._pending.append(effect)
 
     def commit(self) -> None:
-        """Commit, then count the effects so far as due. Upstream code may commit several times."""
+        """Commit, then count the effects so far as due. Upstream code may commit several times.
+
+        :raises SchedulerFenced: when the scheduler's job is not running any more; nothing is committed then.
+        """
+        if self._fence is not None:
+            self._fence.guard(self)
         super().commit()
         self._due += self._pending
         self._pending = []

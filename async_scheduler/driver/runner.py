@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from async_scheduler.driver.backoff import Backoff
 from async_scheduler.driver.routine import NOTHING, Outcome, Routine, Schedule
 from async_scheduler.driver.wakeup import Wakeup
-from async_scheduler.errors import RoutineFailed
+from async_scheduler.errors import RoutineFailed, SchedulerFenced
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class RoutineDriver:
         """Run passes until stopped.
 
         :raises RoutineFailed: for an error that no retry mends.
+        :raises SchedulerFenced: when others have declared this scheduler dead.
         """
         while True:
             await self.wakeup.wait(self._next_due - monotonic())
@@ -138,7 +139,10 @@ class RoutineDriver:
         """Wait before the next try; return False where the pass is given up instead.
 
         :raises RoutineFailed: when the scheduler has to end.
+        :raises SchedulerFenced: as it is: no routine is to blame.
         """
+        if isinstance(error, SchedulerFenced):
+            raise error
         fault = self._policy.fault(error)
         wait = None if fault is None else self._backoff.fail(monotonic())
         if fault is not None and wait is not None:

@@ -67,7 +67,11 @@ class RunExecutor:
         self._timeout = timeout
 
     async def run_once(self) -> Outcome:
-        """Beat once, then process the events brought back."""
+        """Beat once, then process the events brought back.
+
+        :raises SchedulerFenced: when others have declared this scheduler dead.
+        """
+        await self.confirm()
         beat = await self._port.beat()
         stats.timing(
             "scheduler.executor_heartbeat_duration",
@@ -83,6 +87,15 @@ class RunExecutor:
             progressed=handled > 0,
             due_in=self._poll_interval if self._port.has_unfinished_work or self._port.events else None,
         )
+
+    async def confirm(self) -> None:
+        """See to it that the port may hand over: a commit looks at the job where no look is fresh.
+
+        :raises SchedulerFenced: when others have declared this scheduler dead.
+        """
+        if not self._port.may_beat:
+            async with transaction(self._sessions):
+                pass
 
     async def process_events(self) -> int:
         """Process the events at hand; return how many. Those of locked rows stay for the next time.

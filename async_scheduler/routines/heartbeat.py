@@ -4,37 +4,65 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow._shared.observability.metrics import stats
+from airflow._shared.timezones import timezone
 from airflow.jobs.job import perform_heartbeat
+from airflow.utils.session import create_session
+from sqlalchemy.exc import OperationalError
 
 from async_scheduler.driver.routine import NOTHING, Outcome
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
     from async_scheduler.bridge.threads import PurposeThread
+    from async_scheduler.database.fence import Fence
 
 
 class SendHeartbeat:
     """Mirrors ``perform_heartbeat`` in the loop; it opens its own sessions and may sleep: hence a thread.
 
     The loop asks for each beat: a loop that hangs lets the heartbeat stop, as it should.
+
+    Airflow's heartbeat writes the state that the process remembers, so that a scheduler which others have
+    marked failed becomes running again. Here the job is looked at first, under its row lock, in the
+    transaction that writes the beat.
     """
 
     name = "heartbeat"
 
-    def __init__(self, scheduler: SchedulerJobRunner, thread: PurposeThread) -> None:
+    def __init__(self, scheduler: SchedulerJobRunner, thread: PurposeThread, fence: Fence) -> None:
         self._scheduler = scheduler
         self._thread = thread
+        self._fence = fence
 
     async def run_once(self) -> Outcome:
-        """Update the job's heartbeat if its time has come.
+        """Look at the job; update its heartbeat if its time has come.
 
-        :raises airflow.exceptions.AirflowException: when the job was told to end from outside.
+        :raises SchedulerFenced: when the job is not running any more.
         """
-        await self._thread.call(
-            perform_heartbeat,
-            job=self._scheduler.job,
-            heartbeat_callback=self._scheduler.heartbeat_callback,
-            only_if_necessary=True,
-        )
+        await self._thread.call(self._beat)
         return NOTHING
+
+    def _beat(self) -> None:
+        # Airflow writes the beat that the process remembered before this one (it merges a transient job
+        # and sets the time only then), so the row's is always one beat older.
+        job, age = self._scheduler.job, self._seconds_since_beat()
+        due = age >= job.heartrate
+        try:
+            # The session of this thread: perform_heartbeat gets the same one, and so the same transaction.
+            with create_session() as session:
+                self._fence.confirm(session, lock=due)
+                if due:
+                    perform_heartbeat(job, self._scheduler.heartbeat_callback, only_if_necessary=False)
+            if due:
+                self._fence.beaten(age)
+        except OperationalError:
+            stats.incr("job_heartbeat_failure")  # as Job.heartbeat does
+            raise
+
+    def _seconds_since_beat(self) -> float:
+        beat: datetime = self._scheduler.job.latest_heartbeat
+        return float((timezone.utcnow() - beat).total_seconds())

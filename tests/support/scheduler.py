@@ -58,6 +58,7 @@ async def assembled(*executors: BaseExecutor, settings: Settings = FAST) -> Asyn
         executor.callback_sink = DatabaseCallbackSink()
         executor.start()
     assembly = Assembly(runner, settings)
+    assembly.fence.lease = assembly.fence._threshold  # no heartbeat runs here that would renew it
     try:
         with assembly.upstream_hooks():
             yield assembly

@@ -1,0 +1,34 @@
+"""The scheduler's own row in ``job``: whether others still count it among the living."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.jobs.job import Job
+from sqlalchemy import bindparam, select
+
+from async_scheduler.store.dialect import Dialect, dialect_of, statement
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+    from sqlalchemy.orm import Session
+
+
+@statement
+def job_state(dialect: Dialect) -> Select[Any]:
+    """The state of one job; no lock. Parameter ``job``."""
+    return select(Job.state).where(Job.id == bindparam("job"))
+
+
+@statement
+def job_state_locked(dialect: Dialect) -> Select[Any]:
+    """The same, ``job`` NO KEY UPDATE: whoever is marking the job failed is waited for, and waits."""
+    query = job_state(dialect)
+    return query.with_for_update(key_share=True) if dialect.row_locks else query
+
+
+def read_job_state(session: Session, job: int, *, lock: bool) -> str | None:
+    """Return the state of *job*, None when its row is gone; with *lock* it keeps it until the commit."""
+    build = job_state_locked if lock else job_state
+    state: str | None = session.scalar(build(dialect_of(session)), {"job": job})
+    return state

@@ -1,0 +1,1 @@
+"""Faults injected into real servers and real schedulers, and what must hold all the same."""

@@ -1,0 +1,1 @@
+"""What must not get out, what must not get in, and what the scheduler must not be able to do."""
