@@ -58,11 +58,25 @@ STATEMENTS: dict[str, Built[Any]] = {}
 """Every statement by module and name; a test compiles each for each dialect."""
 
 
+POSTGRESQL_ONLY: set[str] = set()
+"""The names of those that have no meaning on other databases."""
+
+
 def statement(build: Built[T]) -> Built[T]:
     """Register *build*, a function from dialect to statement, and keep what it returns."""
     kept: Built[T] = cache(build)
-    STATEMENTS[f"{build.__module__.rpartition('.')[2]}.{build.__name__}"] = kept
+    STATEMENTS[_name(build)] = kept
     return kept
+
+
+def postgresql_statement(build: Built[T]) -> Built[T]:
+    """Do the same for a statement that only PostgreSQL is asked."""
+    POSTGRESQL_ONLY.add(_name(build))
+    return statement(build)
+
+
+def _name(build: Built[Any]) -> str:
+    return f"{build.__module__.rpartition('.')[2]}.{build.__name__}"
 
 
 def dialect_of(session: AsyncSession | Session) -> Dialect:

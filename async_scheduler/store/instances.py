@@ -2,36 +2,105 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import CTE, ColumnElement, Select, Update, bindparam, case, func, or_, select
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Select,
+    Update,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from async_scheduler.store.dialect import Dialect, among, dialect_of, seconds_between, statement, still
+from async_scheduler.decide.states import NAMES, NO_STATE
+from async_scheduler.store.dialect import (
+    Dialect,
+    among,
+    dialect_of,
+    postgresql_statement,
+    seconds_between,
+    statement,
+    still,
+)
 from async_scheduler.store.tables import FINISHED, INSTANCE, RUN, SCHEDULABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
+    from decimal import Decimal
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
 _NO_STATE = ""
 """Stands for NULL where a state is compared with a parameter."""
+UNKNOWN = 255
+"""Stands for a state that has no code."""
 
 
 @dataclass(slots=True)
 class StateRows:
     """The task instances of one run, as parallel lists in no particular order.
 
-    ``map_indexes`` is None where no instance has one. ``ids`` holds None for finished instances.
+    ``map_indexes`` is None where no instance has one. With a ``digest`` (PostgreSQL) all ``ids`` are there,
+    without it None stands for those of finished instances.
     """
 
     task_ids: list[str] = field(default_factory=list)
     states: list[str | None] = field(default_factory=list)
     ids: list[UUID | None] = field(default_factory=list)
     map_indexes: list[int] | None = None
+    digest: Decimal | None = None
+
+    @property
+    def known_ids(self) -> list[UUID]:
+        """All ids, where there is a digest."""
+        return typing.cast("list[UUID]", self.ids)
+
+
+class PackedStates(NamedTuple):
+    """The states of one run's task instances in the order of their ids, a letter for each.
+
+    ``digest`` is a hash of the set of ids and map indexes, of 64 bits for each: two sets with the same one
+    are the same for all purposes.
+    """
+
+    size: int
+    digest: Decimal
+    states: str
+
+
+_LETTERS = "abcdefghijklmn"
+"""A letter for each state code."""
+_CODE_OF_LETTER = bytes(
+    _LETTERS.index(chr(byte)) if chr(byte) in _LETTERS else UNKNOWN for byte in range(256)
+)
+
+
+def unpack(states: str) -> bytes:
+    """Return the state codes of packed states.
+
+    :raises KeyError: for a state that Airflow does not know.
+    """
+    codes = states.encode("latin-1").translate(_CODE_OF_LETTER)
+    if UNKNOWN in codes:
+        raise KeyError(states[codes.index(UNKNOWN)])
+    return codes
+
+
+def _digest() -> ColumnElement[Any]:
+    c = INSTANCE.c
+    return func.sum(func.uuid_hash_extended(c.id, cast(c.map_index, BigInteger)))
 
 
 @statement
@@ -52,8 +121,9 @@ def states(dialect: Dialect) -> Select[Any]:
             RUN.c.id,
             aggregate(c.task_id),
             aggregate(c.state),
-            aggregate(open_id),
+            aggregate(c.id),
             case((func.max(c.map_index) >= 0, aggregate(c.map_index))),
+            _digest(),
         )
         .join(INSTANCE, of_run)
         .where(among(RUN.c.id, "ids", dialect))
@@ -80,6 +150,40 @@ async def load_states(session: AsyncSession, ids: Sequence[int]) -> dict[int, St
         assert of_run.map_indexes is not None
         of_run.map_indexes.append(map_index)
     return loaded
+
+
+@postgresql_statement
+def packed(dialect: Dialect) -> Select[Any]:
+    """Select the states of the task instances of the runs *ids*; PostgreSQL only."""
+    c = INSTANCE.c
+    letters: list[tuple[str, Any]] = [
+        (name, literal_column(f"'{_LETTERS[code]}'")) for code, name in enumerate(NAMES) if name
+    ]
+    by_name: dict[Any, Any] = {literal_column(f"'{name}'"): letter for name, letter in letters}
+    letter = case(
+        (c.state.is_(None), literal_column(f"'{_LETTERS[NO_STATE]}'")),
+        else_=case(by_name, value=c.state, else_=literal_column("'?'")),
+    )
+    return (
+        select(
+            RUN.c.id,
+            func.count(),
+            _digest(),
+            func.string_agg(letter, aggregate_order_by(literal_column("''"), c.id)),
+        )
+        .join(INSTANCE, (c.dag_id == RUN.c.dag_id) & (c.run_id == RUN.c.run_id))
+        .where(among(RUN.c.id, "ids", dialect))
+        .group_by(RUN.c.id)
+    )
+
+
+async def load_packed(session: AsyncSession, ids: Sequence[int]) -> dict[int, PackedStates]:
+    """Return the states of the runs' task instances by run id. Locks nothing.
+
+    Much less to read than :func:`load_states`, for runs of which everything else is known. PostgreSQL only.
+    """
+    rows = await session.execute(packed(dialect_of(session)), {"ids": list(ids)})
+    return {run: PackedStates(*columns) for run, *columns in rows}
 
 
 def _ordered_update(

@@ -9,6 +9,7 @@ import pytest
 from airflow.utils.state import DagRunState
 
 from async_scheduler.routines.redesigned import schedule
+from async_scheduler.store import running
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED, states
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -45,7 +46,7 @@ async def test_what_fails_in_one_lane_is_raised_after_the_others_have_ended(
 ) -> None:
     write_dags(layered_dag("dag", [2]))
     runs = [create_run("dag", number, state=DagRunState.RUNNING).id for number in range(3)]
-    real = schedule.claim_runs
+    real = running.claim_runs
 
     async def claim(session: Any, ids: Any) -> Any:
         if runs[1] in ids:

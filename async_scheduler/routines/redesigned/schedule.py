@@ -18,8 +18,9 @@ from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
 from async_scheduler.routines.redesigned.ending import end_runs
 from async_scheduler.routines.redesigned.expanding import write_expansions
 from async_scheduler.routines.redesigned.handover import Callbacks, Handover
+from async_scheduler.routines.redesigned.layout import Layouts
 from async_scheduler.routines.redesigned.unusual import is_unusual
-from async_scheduler.routines.redesigned.visiting import Visited, visit
+from async_scheduler.routines.redesigned.visiting import Visited, parts_of, visit
 from async_scheduler.routines.redesigned.writing import write
 from async_scheduler.store.limits import COUNTED_RUN_TYPES, refresh_exceeding
 from async_scheduler.store.running import ClaimedRun, claim_runs, unverified_runs
@@ -83,6 +84,7 @@ class ScheduleTaskInstances:
         self._lanes = lanes
         self._handover = Handover(scheduler, sessions)
         self._verified: dict[int, UUID] = {}
+        self._layouts = Layouts()
 
     async def run_once(self) -> Outcome:
         """Visit dirty runs, a batch in each lane; report what became of them."""
@@ -130,8 +132,10 @@ class ScheduleTaskInstances:
         claimed = await self._claim(tx, done.ids)
         done.locked = sorted(set(done.ids) - {run.id for run in claimed})
         ours = await self._sort(tx, claimed, done)
-        done.visited, strange = await visit(tx.session, ours, done.now)
-        done.handed_over += strange
+        for part in parts_of(ours):
+            visited, strange = await visit(tx.session, part, done.now, self._layouts)
+            done.visited += visited
+            done.handed_over += strange
         if not done.visited:
             return
         expanded = await write_expansions(tx.session, done.visited, done.now)
@@ -215,12 +219,16 @@ class ScheduleTaskInstances:
             if one.compiled.plan.has_past and changed and (other := dirty.following(one.run.id)):
                 dirty.mark([other])
             if one.run.id in ended:
-                dirty.forget(one.run.id)
-                self._verified.pop(one.run.id, None)
+                self._forget(one.run.id)
             elif one.outcome.unsettled or not done.complete:
                 dirty.mark([one.run.id])
             else:
                 self._plan_by_time(one, done.now)
+
+    def _forget(self, run: int) -> None:
+        self._dirty.forget(run)
+        self._verified.pop(run, None)
+        self._layouts.forget(run)
 
     def _plan_by_time(self, one: Visited, now: datetime) -> None:
         run, timeout = one.run, one.compiled.plan.dagrun_timeout
@@ -240,8 +248,7 @@ class ScheduleTaskInstances:
         done.finished += examined.flagged
         if examined.ended:
             # Airflow's code has corrected the flag of the dag itself.
-            self._dirty.forget(run.id)
-            self._verified.pop(run.id, None)
+            self._forget(run.id)
         elif examined.changed:
             self._dirty.mark([run.id])
         else:

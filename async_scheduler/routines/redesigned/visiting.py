@@ -30,7 +30,7 @@ from async_scheduler.store.waits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from async_scheduler.store.running import ClaimedRun
 
 log = logging.getLogger(__name__)
+
+Planned = tuple["ClaimedRun", "CompiledDag"]
+
+SLICE = 2000
+"""Task instances that are decided about at a stretch: a few milliseconds."""
 
 
 @dataclass(slots=True)
@@ -97,9 +102,23 @@ class _Opened:
         return task.is_sensor if self.board.map_indexes[position] >= 0 else task.reschedules
 
 
+def parts_of(runs: Sequence[Planned]) -> Iterator[list[Planned]]:
+    """Cut *runs* where the loop should get its turn: between two parts the next one is read."""
+    part: list[Planned] = []
+    instances = 0
+    for run, compiled in runs:
+        part.append((run, compiled))
+        instances += len(compiled.plan.tasks)
+        if instances >= SLICE:
+            yield part
+            part, instances = [], 0
+    if part:
+        yield part
+
+
 async def visit(
     session: AsyncSession,
-    runs: Sequence[tuple[ClaimedRun, CompiledDag]],
+    runs: Sequence[Planned],
     now: datetime,
     layouts: Layouts,
 ) -> tuple[list[Visited], list[ClaimedRun]]:
