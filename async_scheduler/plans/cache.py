@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from async_scheduler.decide.plan import DagPlan
 
 
+ABSENT_FOR = 5.0
+"""Seconds for which a missing version counts as missing, at least: else its runs would ask without pause."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledDag:
     """A dag version ready for use: its plan, and Airflow's object for what only Airflow's code does."""
@@ -75,7 +79,7 @@ class Plans:
         if version is None:
             return True
         since = self._absent.get(version)
-        return since is not None and monotonic() - since < self._revalidate_after
+        return since is not None and monotonic() - since < max(self._revalidate_after, ABSENT_FOR)
 
     async def fetch(self, sessions: Sessions, versions: Collection[UUID]) -> None:
         """Read and compile those of *versions* that are not at hand; not to be called in a transaction."""

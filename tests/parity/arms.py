@@ -12,6 +12,7 @@ from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
 from airflow.executors.base_executor import BaseExecutor
 from airflow.jobs.job import Job
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
@@ -206,12 +207,21 @@ class Redesigned:
         raise AssertionError("the redesigned scheduler does not come to rest")
 
     def enqueue(self) -> None:
+        self._read_dags()
         for _ in range(MOST_PASSES):
             outcome = self._pass("enqueue")
             for port in self.assembly.ports:
                 self._run(port._thread.call(port._hand_over))
             if not (outcome.more or outcome.counts.get("queued")):
                 return
+
+    def _read_dags(self) -> None:
+        """Have all dags at hand, as when the schedule stage has made the instances scheduled."""
+        new = self.assembly.redesigned
+        assert new is not None
+        with create_session() as session:
+            versions = session.scalars(select(DagVersion.id)).all()
+        self._run(new.plans.fetch(self.assembly._sessions, versions))
 
     def report(self, executor: Scripted, events: Events) -> None:
         port = next(port for port in self.assembly.ports if port.executor is executor)

@@ -97,8 +97,8 @@ class Reading:
     def _column(self, name: str, value: Any) -> Any:
         if name in {"dag_run_id", "dagrun_id", "created_dag_run_id"} and value is not None:
             return self.value(self.numbers.get(value, "<run>"))
-        if name == "duration" and value is not None and 0 <= value < SOON.total_seconds():
-            return "<short>"
+        if name == "duration" and value:
+            return "<measured>"
         return self.value(value)
 
 

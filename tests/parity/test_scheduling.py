@@ -20,7 +20,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from tests.oracle.dags import RULES
-from tests.parity.world import DAY, ENDED, World, both
+from tests.parity.world import DAY, ENDED, World, both, in_a_thread
 from tests.support.dags import EPOCH, write_dags
 
 
@@ -442,8 +442,6 @@ def test_a_task_that_another_scheduler_took_meanwhile(w: World, state: str) -> N
 
 def take(state: str, taken: list[str]) -> None:
     """Change the row as another scheduler would, once, in a transaction of its own."""
-    import threading
-
     if taken:
         return
     taken.append(state)
@@ -454,10 +452,7 @@ def take(state: str, taken: list[str]) -> None:
             of_a = TaskInstance.task_id == "a"
             session.execute(TaskInstance.__table__.update().where(of_a).values(values))
 
-    # A thread does not inherit the context that makes sessions join the routine's transaction.
-    thread = threading.Thread(target=change)
-    thread.start()
-    thread.join()
+    in_a_thread(change)
 
 
 def _before_writing(change: Any) -> Any:
