@@ -14,7 +14,7 @@ CLUSTER = $(BIN)/python -m async_scheduler.devcluster
 CLUSTER_OPTIONS = --scheduler $(SCHEDULER) --data-dir $(DATA_DIR) $(if $(PORT),--port $(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo cluster check format test test-deep test-faults bench lock clean
+.PHONY: help setup browser servers demo cluster check format test test-deep test-faults bench lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,7 +55,7 @@ format: $(READY)  ## Format the code and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(READY) browser  ## All tests but the deep ones, on an embedded PostgreSQL
+test: $(READY) browser servers  ## All tests but the deep ones, on an embedded PostgreSQL
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not deep and not faults" $(ARGS)
 
 browser:
@@ -63,10 +63,19 @@ browser:
 	    echo "Installing Debian's chromium: some tests look at pages in a browser"; \
 	    apt-get update -q >/dev/null && apt-get install -q -y --no-install-recommends chromium >/dev/null; }
 
+servers: $(READY)
+	@command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || exit 0; \
+	ls /usr/lib/postgresql/*/bin/initdb /usr/sbin/pgbouncer /usr/sbin/mariadbd /usr/bin/mariadb_config >/dev/null 2>&1 || { \
+	    echo "Installing Debian's PostgreSQL, PgBouncer and MariaDB: some tests start servers of their own"; \
+	    apt-get update -q >/dev/null && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
+	        --no-install-recommends postgresql pgbouncer mariadb-server libmariadb-dev pkg-config gcc >/dev/null; }; \
+	$(BIN)/python -c 'import MySQLdb' 2>/dev/null || $(BIN)/python -m pip install -qq 'mysqlclient>=2.2,<3' \
+	    || echo 'mysqlclient cannot be built: the tests of MariaDB are skipped'
+
 test-deep: $(READY) browser  ## The long property tests
 	$(BIN)/pytest -n 2 --dist loadgroup -m deep $(ARGS)
 
-test-faults: $(READY)  ## Faults injected into real servers and schedulers: about a quarter of an hour
+test-faults: $(READY) servers  ## Faults injected into real servers and schedulers: about a quarter of an hour
 	$(BIN)/pytest -m faults $(ARGS)
 
 bench: $(READY)  ## A short benchmark of the schedulers

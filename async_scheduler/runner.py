@@ -29,6 +29,7 @@ from async_scheduler.driver.event_loop import LoopFactory, loop_factory
 from async_scheduler.driver.supervisor import first_cause
 from async_scheduler.measure import loop_lag, stepping
 from async_scheduler.settings import Settings
+from async_scheduler.store.assets import deactivate_orphaned
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,13 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
             reset_signals.close()
             log.info("Exited execute loop")
         return None
+
+    @staticmethod
+    def _orphan_unreferenced_assets(assets_query: Any, *, session: Any) -> None:
+        if not getattr(session.get_bind().dialect, "is_mariadb", False):
+            SchedulerJobRunner._orphan_unreferenced_assets(assets_query, session=session)
+            return
+        stats.gauge("asset.orphaned", deactivate_orphaned(session, assets_query))
 
     def _open_database(self, make_loop: LoopFactory) -> None:
         """Find out what the database is like, while nothing runs yet that would have to be ended.

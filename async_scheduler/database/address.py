@@ -165,7 +165,18 @@ def _for_aiomysql(url: URL, given: dict[str, Any]) -> AsyncAddress:
                 "and leave it out of sql_alchemy_conn_async"
             )
             raise UnsupportedConnection(f"{name} in the URL", instead, "aiomysql")
+    _require_bytes()
     return AsyncAddress(url, given)
+
+
+def _require_bytes() -> None:
+    """aiomysql 0.3 calls a function that PyMySQL 1.2 has no more, at the first binary parameter."""
+    try:
+        from aiomysql import connection
+    except ImportError:
+        return  # said by async_address
+    if not callable(getattr(connection, "escape_bytes_prefixed", len)):
+        raise UnsupportedConnection("PyMySQL 1.2", "install 'pymysql<1.2'", "aiomysql")
 
 
 def _single(url: URL) -> dict[str, str]:

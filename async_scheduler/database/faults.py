@@ -56,6 +56,8 @@ _MYSQL_ERRNOS = {
     1452: Fault.LOST_RACE,  # foreign key, child side
     1040: Fault.DISCONNECTED,  # too many connections
     1053: Fault.DISCONNECTED,  # server shutdown in progress
+    1927: Fault.DISCONNECTED,  # MariaDB: connection was killed
+    4031: Fault.DISCONNECTED,  # MySQL 8: disconnected for inactivity
     2003: Fault.DISCONNECTED,
     2006: Fault.DISCONNECTED,
     2013: Fault.DISCONNECTED,

@@ -11,8 +11,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psycopg2
 import pytest
@@ -224,7 +225,7 @@ class MariaDB:
 
     socket: Path
     user: str
-    databases: list[str] = field(default_factory=list)
+    template: Path
 
     def url(self, driver: str, database: str = "airflow") -> str:
         """Return the URL of a database."""
@@ -234,16 +235,33 @@ class MariaDB:
     def environment(self) -> dict[str, str]:
         """The variables that point an Airflow process at it."""
         return {
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url("pymysql"),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url("mysqldb"),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": self.url("aiomysql"),
         }
+
+    def keep_template(self) -> None:
+        """Remember the database as it is now."""
+        with self.template.open("wb") as file:
+            self._client("mariadb-dump", "airflow", stdout=file)
+
+    def restore(self) -> None:
+        """Make the database what it was when it was remembered."""
+        self._client("mariadb", "-e", f"DROP DATABASE IF EXISTS airflow; {CREATE}")
+        with self.template.open("rb") as file:
+            self._client("mariadb", "airflow", stdin=file)
+
+    def _client(self, name: str, *args: str, **streams: IO[bytes]) -> None:
+        command = [program(name, "mariadb-client"), "--no-defaults", f"--socket={self.socket}", "-uroot"]
+        subprocess.run([*command, *args], check=True, timeout=60, **streams)  # type: ignore[call-overload]
+
+
+CREATE = "CREATE DATABASE airflow CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"
 
 
 @contextmanager
 def mariadb_server() -> Iterator[MariaDB]:
     """Start a MariaDB with an empty database ``airflow``."""
-    install, server = program("mariadb-install-db", "mariadb-server"), program("mariadbd", "mariadb-server")
-    client = program("mariadb", "mariadb-client")
+    install, daemon = program("mariadb-install-db", "mariadb-server"), program("mariadbd", "mariadb-server")
     account = Account.of("mysql")
     with folder(account) as root:
         data, path = root / "data", root / "socket"
@@ -254,11 +272,9 @@ def mariadb_server() -> Iterator[MariaDB]:
             cwd=root,
             **account.switch,  # type: ignore[call-overload]
         )
-        command = [server, "--no-defaults", f"--datadir={data}", "--skip-networking", f"--socket={path}"]
+        command = [daemon, "--no-defaults", f"--datadir={data}", "--skip-networking", f"--socket={path}"]
         command += ["--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"]
         with running(command, account, root / "log", path):
-            sql = "CREATE DATABASE airflow CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"
-            subprocess.run(
-                [client, "--no-defaults", f"--socket={path}", "-u", "root", "-e", sql], check=True, timeout=60
-            )
-            yield MariaDB(path, "root")
+            server = MariaDB(path, "root", root / "template.sql")
+            server._client("mariadb", "-e", CREATE)
+            yield server

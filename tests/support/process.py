@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tests.support.executor import RUN_LOG
 
 if TYPE_CHECKING:
-    from tests.support.postgres import Database
+    from tests.support.airflow_db import Reachable
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90
@@ -69,7 +69,7 @@ class SchedulerProcess:
 class Schedulers:
     """Starts schedulers on one database and remembers what their executors ran."""
 
-    def __init__(self, database: Database, directory: Path) -> None:
+    def __init__(self, database: Reachable, directory: Path) -> None:
         self._database = database
         self._directory = directory
         self._started: list[SchedulerProcess] = []
@@ -107,7 +107,7 @@ class Schedulers:
 
 
 @contextmanager
-def schedulers_on(database: Database, directory: Path) -> Iterator[Schedulers]:
+def schedulers_on(database: Reachable, directory: Path) -> Iterator[Schedulers]:
     """Yield a starter of schedulers; none outlives the block."""
     schedulers = Schedulers(database, directory)
     try:
