@@ -26,13 +26,19 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     if in_greenlet():
         return await_only(coroutine)
+    if _is_loop_running():
+        return step(coroutine)
+    # A loop factory of our own leaves the thread's event loop policy alone.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+def _is_loop_running() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # A loop factory of our own leaves the thread's event loop policy alone.
-        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-            return runner.run(coroutine)
-    return step(coroutine)
+        return False
+    return True
 
 
 def step(coroutine: Coroutine[Any, Any, T]) -> T:

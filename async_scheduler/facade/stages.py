@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from airflow._shared.timezones import timezone
 from airflow.jobs.scheduler_job_runner import SCHEDULER_DAG_CACHE_SIZE
 from airflow.models.dagbag import DBDagBag
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import DagRunState, State
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import selectinload
 
 from async_scheduler.database.transaction import Transaction, transaction
@@ -23,10 +24,12 @@ from async_scheduler.routines.redesigned.dirty import DirtyRuns
 from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, Section, _described
 from async_scheduler.routines.redesigned.handover import Callbacks, HandedOver, Handover
 from async_scheduler.routines.redesigned.schedule import Pass, ScheduleTaskInstances
+from async_scheduler.routines.redesigned.start import StartDagRuns
 from async_scheduler.store.given import load_dags, load_instances, load_runs, release_from
+from async_scheduler.store.limits import COUNTED_RUN_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from uuid import UUID
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from async_scheduler.database.transaction import Sessions
+    from async_scheduler.store.queued import StartableRun
     from async_scheduler.store.running import ClaimedRun
     from async_scheduler.store.scheduled import QueuedRow
 
@@ -94,6 +98,8 @@ class HandoverToCaller(Handover):
         try:
             async with transaction(self._sessions) as tx:
                 return await self.close(tx, [run])
+        except DBAPIError:
+            raise
         except Exception as error:  # the caller decides: one method raises it, another logs it
             self.errors[run] = error
             return None
@@ -110,38 +116,85 @@ class HandoverToCaller(Handover):
 
 
 class ScheduleGivenRuns(ScheduleTaskInstances):
-    """Visits the runs it is given, whether or not another call would claim them."""
+    """Visits the runs it is given, whether or not another call would claim them.
 
-    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, plans: Plans) -> None:
+    Airflow's method takes a run in any state. Queued ones are visited like running ones; those that have
+    ended already, or turn out to have while they were queued, are left to Airflow's code.
+
+    :param refresh_flag: corrects the limit flag of a dag whose run has ended.
+    """
+
+    def __init__(
+        self,
+        scheduler: SchedulerJobRunner,
+        sessions: Sessions,
+        plans: Plans,
+        refresh_flag: Callable[[str], object],
+    ) -> None:
         super().__init__(scheduler, sessions, DirtyRuns(), plans, batch=0)
         self._kept = HandoverToCaller(scheduler, sessions)
         self._handover = self._kept
+        self._refresh_flag = refresh_flag
+        self._states: dict[int, str] = {}
 
-    async def examine(self, runs: Collection[Any]) -> HandoverToCaller:
-        """Visit *runs*; return the callbacks to run, and the errors, by run id.
+    async def examine(self, ids: Sequence[int]) -> HandoverToCaller:
+        """Visit the runs *ids*; return the callbacks to run, and the errors, by run id.
 
         :raises LostRace: when others kept changing task instances meanwhile.
         """
-        ids = [run.id for run in runs if run.state == DagRunState.RUNNING]
-        # Airflow's code takes a run in any state; the rules here are those of running ones.
-        for run in runs:
-            if run.state != DagRunState.RUNNING:
-                await self._kept.examine(run.id)
-        races = 0
-        while ids:
-            done = Pass(timezone.utcnow(), ids)
+        left, races = list(ids), 0
+        while left:
+            done = Pass(timezone.utcnow(), left)
             if (error := await self._attempt(done)) is not None:
                 races += 1
-                if not isinstance(error, LostRace) or races > MOST_RACES:
-                    raise error
+                left = await self._after_error(error, left, races)
                 continue
+            for run in done.locked:
+                await self._kept.examine(run)
             await self._follow_up(done)
             await self._refresh_flags([done])
-            ids = [run.id for run in done.unplanned]
+            left = [run.id for run in done.unplanned]
         return self._kept
 
+    async def _after_error(self, error: Exception, ids: Sequence[int], races: int) -> list[int]:
+        if not isinstance(error, LostRace) or races > MOST_RACES:
+            raise error
+        queued = {run for run in ids if self._states.get(run) == DagRunState.QUEUED}
+        if error.table == DagRun.__tablename__ and queued:
+            for run in sorted(queued):
+                await self._kept.examine(run)
+            return [run for run in ids if run not in queued]
+        return list(ids)
+
     async def _claim(self, tx: Transaction, ids: Sequence[int]) -> list[ClaimedRun]:
-        return await load_runs(tx.session, ids)
+        found = await load_runs(tx.session, ids)
+        self._states = {run.id: state for run, state in found}
+        return [run for run, state in found if state not in State.finished_dr_states]
+
+    async def _refresh_flags(self, done: Sequence[Pass]) -> None:
+        for run in (run for one in done for run in one.ended):
+            if run.run_type in COUNTED_RUN_TYPES:
+                self._refresh_flag(run.dag_id)
+
+
+class StartGivenRuns(StartDagRuns):
+    """Starts runs with the locks of backfills that the caller obtains.
+
+    :param lock_backfills: returns the backfills obtained, by id, for runs that may belong to some.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        plans: Plans,
+        window: int,
+        lock_backfills: Callable[[Sequence[Any]], dict[int, Any]],
+    ) -> None:
+        super().__init__(sessions, DirtyRuns(), plans, window)
+        self._lock_backfills = lock_backfills
+
+    async def _obtain(self, tx: Transaction, claimed: Sequence[StartableRun]) -> set[int]:
+        return set(self._lock_backfills(claimed))
 
 
 class CreateGivenRuns(CreateDagRuns):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.dag import DagModel
@@ -20,14 +20,16 @@ AT_ONCE = 500
 """Rows read by one statement: SQLite allows no unlimited number of parameters."""
 
 
-def show_rows(session: Session) -> None:
+def show_rows(session: Session, given: Iterable[Any] = ()) -> None:
     """Set the loaded columns of the objects in *session* to what the database holds; flush first.
 
-    Refreshed, not expired: an expired object cannot be read once it is detached, and ``_do_scheduling``
-    detaches everything. Relations that are loaded stay as they are, as after Airflow's own bulk updates.
+    Those *given* are shown too, though a closed session may have detached them. Refreshed, not expired: an
+    expired object cannot be read once it is detached, and ``_do_scheduling`` detaches everything. Relations
+    that are loaded stay as they are, as after Airflow's own bulk updates.
     """
     held: dict[Any, list[Any]] = {kind: [] for kind in WRITTEN}
-    for instance in session.identity_map.values():
+    detached = (one for one in given if inspect(one).detached)
+    for instance in (*session.identity_map.values(), *detached):
         if type(instance) in held:
             held[type(instance)].append(instance)
     for kind, instances in held.items():
@@ -48,10 +50,12 @@ def _show(session: Session, kind: Any, instances: Sequence[Any]) -> None:
         if isinstance(attribute.columns[0], Column)
     }
     (key,) = mapper.primary_key
-    by_key = {inspect(instance).identity[0]: instance for instance in instances}
+    by_key: dict[Any, list[Any]] = {}
+    for instance in instances:
+        by_key.setdefault(inspect(instance).identity[0], []).append(instance)
     query = select(key.label("identity_of_row"), *columns.values()).where(key.in_(by_key))
     for identity, *values in session.execute(query):
-        instance = by_key[identity]
-        for name, value in zip(columns, values, strict=True):
-            if name in instance.__dict__:
-                set_committed_value(instance, name, value)
+        for instance in by_key[identity]:
+            for name, value in zip(columns, values, strict=True):
+                if name in instance.__dict__:
+                    set_committed_value(instance, name, value)

@@ -31,16 +31,17 @@ def runs(dialect: Dialect) -> Select[Any]:
             RUN.c.created_dag_version_id,
             latest_version().scalar_subquery(),
             _ordinal().scalar_subquery(),
+            RUN.c.state,
         )
         .where(among(RUN.c.id, "ids", dialect))
         .order_by(RUN.c.id)
     )
 
 
-async def load_runs(session: AsyncSession, ids: Sequence[int]) -> list[ClaimedRun]:
-    """Return runs that the caller has claimed, or answers for. Locks nothing."""
+async def load_runs(session: AsyncSession, ids: Sequence[int]) -> list[tuple[ClaimedRun, str]]:
+    """Return runs that the caller has claimed, or answers for, and their states. Locks nothing."""
     rows = await session.execute(runs(dialect_of(session)), {"ids": sorted(ids)})
-    return [ClaimedRun._make(row) for row in rows]
+    return [(ClaimedRun._make(columns), state) for *columns, state in rows]
 
 
 @statement

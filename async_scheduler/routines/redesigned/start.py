@@ -81,8 +81,7 @@ class StartDagRuns:
         return allowed
 
     async def _allowed(self, tx: Transaction, claimed: Sequence[StartableRun]) -> list[Planned]:
-        wanted = {run.backfill_id for run in claimed if run.backfill_id is not None}
-        obtained = await lock_backfills(tx.session, wanted) if wanted else set()
+        obtained = await self._obtain(tx, claimed)
         allowed = []
         for run in claimed:
             compiled = self._plans.get(run.version)
@@ -91,6 +90,10 @@ class StartDagRuns:
             elif run.backfill_id is None or run.backfill_id in obtained:
                 allowed.append((run, compiled))
         return allowed
+
+    async def _obtain(self, tx: Transaction, claimed: Sequence[StartableRun]) -> set[int]:
+        wanted = {run.backfill_id for run in claimed if run.backfill_id is not None}
+        return await lock_backfills(tx.session, wanted) if wanted else set()
 
     async def _notify(self, tx: Transaction, started: dict[int, Planned]) -> None:
         written = {"populate_existing": True}  # past the objects that the session may hold
