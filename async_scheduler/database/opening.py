@@ -54,15 +54,21 @@ async def _connection(pool_timeout: float) -> AsyncIterator[AsyncConnection]:
         async with engine.connect() as connection:
             yield connection
     except (OSError, DBAPIError) as error:
-        raise DatabaseUnreachable(error, _reason(error, engine.url.password)) from error
+        own = _drivers_own(error)
+        raise DatabaseUnreachable(own, _first_line(own, engine.url.password)) from error
     finally:
         await engine.dispose()
 
 
-def _reason(error: Exception, password: str | None) -> str:
-    """Return the first line of the driver's own words, without the password should it be among them."""
-    own = (getattr(error, "orig", None) or error).__cause__ or getattr(error, "orig", None) or error
-    line = next(iter(str(own).splitlines()), "")
+def _drivers_own(error: BaseException) -> BaseException:
+    """Return the error that SQLAlchemy has wrapped, for some drivers twice."""
+    original: BaseException = getattr(error, "orig", None) or error
+    return original.__cause__ or original
+
+
+def _first_line(error: BaseException, password: str | None) -> str:
+    """Return what the driver says, without the password should it be among it."""
+    line = next(iter(str(error).splitlines()), "")
     return line.replace(password, "***") if password else line
 
 

@@ -56,6 +56,12 @@ def parameters(statement: Any, dialect: Any) -> dict[str, Any]:
     """Return a value for each parameter that *statement* wants."""
     binds = statement.compile(dialect=dialect).binds
     wanted = {name: bind for name, bind in binds.items() if bind.required}
+    if getattr(statement, "is_insert", False):
+        # Rows that are made up would refer to nothing.
+        return {
+            name: [] if isinstance(bind.type, ARRAY) else value(bind.type, name)
+            for name, bind in wanted.items()
+        }
     return {
         name: [value(bind.type, name)] if bind.expanding else value(bind.type, name)
         for name, bind in wanted.items()

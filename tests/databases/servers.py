@@ -104,6 +104,22 @@ def running(command: list[str], account: Account, log: Path, ready: str | Path) 
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """The two URLs of a database."""
+
+    sync: str
+    asynchronous: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that point an Airflow process at it."""
+        return {
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.sync,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": self.asynchronous,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Postgres:
     """A PostgreSQL of Debian's that listens on the loopback, with TLS, and on a unix socket."""
 
@@ -118,6 +134,10 @@ class Postgres:
             return f"postgresql+{driver}://postgres@/{database}?{where}{'&' if query else ''}{query}"
         more = f"?{query}" if query else ""
         return f"postgresql+{driver}://postgres:secret@{host}:{self.port}/{database}{more}"
+
+    def named(self, database: str) -> Named:
+        """Return one of its databases, by the unix socket."""
+        return Named(self.url("psycopg2", database), self.url("asyncpg", database))
 
     def run(self, statement: str) -> None:
         """Run *statement* as the superuser."""
@@ -182,10 +202,7 @@ class PgBouncer:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that point an Airflow process at it."""
-        return {
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url("psycopg2"),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": self.url("asyncpg"),
-        }
+        return Named(self.url("psycopg2"), self.url("asyncpg")).environment
 
 
 PGBOUNCER = """
@@ -234,10 +251,7 @@ class MariaDB:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that point an Airflow process at it."""
-        return {
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url("mysqldb"),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": self.url("aiomysql"),
-        }
+        return Named(self.url("mysqldb"), self.url("aiomysql")).environment
 
     def keep_template(self) -> None:
         """Remember the database as it is now."""
