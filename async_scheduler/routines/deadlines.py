@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from airflow._shared.timezones import timezone
+from airflow.models.dagrun import DagRun
 from airflow.models.deadline import Deadline
 from airflow.utils.sqlalchemy import with_row_locks
 from sqlalchemy import select
@@ -62,8 +65,31 @@ class EnqueueExecutorCallbacks:
     async def run_once(self) -> Outcome:
         """Queue pending callbacks; their workloads reach the executors after the commit."""
         async with transaction(self._sessions) as tx:
-            await tx.run(self._scheduler._enqueue_executor_callbacks, tx.sync_session)
+            await tx.run(self._enqueue, tx.sync_session)
         return Outcome()
+
+    def _enqueue(self, session: Session) -> None:
+        with _runs_found_by_number(session):
+            self._scheduler._enqueue_executor_callbacks(session)
+
+
+@contextmanager
+def _runs_found_by_number(session: Session) -> Iterator[None]:
+    """While the block runs, *session* finds a run whose number is given as text.
+
+    That is how Airflow keeps it in a callback's data (``Deadline.handle_miss``). psycopg2 does not mind;
+    asyncpg refuses it, and the error would end the scheduler.
+    """
+    get = session.get
+
+    def get_by_number(entity: Any, ident: Any, **options: Any) -> Any:
+        return get(entity, int(ident) if entity is DagRun else ident, **options)
+
+    session.get = get_by_number  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del session.get
 
 
 class EnqueueConnectionTests:

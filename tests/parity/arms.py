@@ -90,6 +90,12 @@ class Arm(Protocol):
     def report(self, executor: Scripted, events: Events) -> None:
         """Let *executor* report these events, and process them."""
 
+    def beat(self, executor: Scripted) -> None:
+        """Send *executor* its heartbeat and process what it brings."""
+
+    def listened(self) -> None:
+        """Wait until listeners have been called."""
+
     def timer(self, name: str) -> None:
         """Run one of the interval timers once."""
 
@@ -158,6 +164,13 @@ class Stock:
         executor.event_buffer.update(events)
         with create_session() as session:
             self.runner._process_executor_events(executor=executor, session=session)
+
+    def beat(self, executor: Scripted) -> None:
+        executor.heartbeat()
+        self.report(executor, {})
+
+    def listened(self) -> None:
+        """They have: Airflow calls them where something happens."""
 
     def timer(self, name: str) -> None:
         method = next(timer.mirrors for timer in TIMERS if timer.name == name)
@@ -228,6 +241,12 @@ class Redesigned:
         port.events.update(events)
         routine: Any = self.assembly.supervisor.drivers[f"executor:{port.name}"].routine
         self._run(routine.process_events())
+
+    def beat(self, executor: Scripted) -> None:
+        self._pass(f"executor:{next(port.name for port in self.assembly.ports if port.executor is executor)}")
+
+    def listened(self) -> None:
+        self._run(self.assembly.listeners.drain())
 
     def timer(self, name: str) -> None:
         self._pass(name)

@@ -20,16 +20,17 @@ KEPT = ("alembic_version", "log_template", "slot_pool")
 UNCOMPARED = frozenset(
     {
         *KEPT,
-        # Written by the test itself and read by the schedulers; heartbeats are the test's own jobs'.
-        *("dag_code", "dag_version", "serialized_dag", "dag_bundle", "job", "rendered_task_instance_fields"),
+        # Written by the test itself and only read by the schedulers.
+        *("dag_code", "dag_version", "serialized_dag", "dag_bundle", "rendered_task_instance_fields"),
     }
 )
-OWN = {"id", "trigger_id", "callback_id", "last_parsed_time", "last_parse_duration", "dag_hash"}
+OWN = {"id", "token", "trigger_id", "callback_id", "last_parsed_time", "last_parse_duration", "dag_hash"}
 """Columns that number rows or tell when the test wrote them."""
 SOON = timedelta(minutes=10)
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_SECRET = re.compile(r"\bgAAAA[\w=-]{60,}")
 _TRACE = re.compile(r"\b00-[0-9a-f]{32}-[0-9a-f]{16}-")
 _RANDOM = re.compile(r"\b(asset_triggered__[^_]*|scheduled__.*_)_[A-Za-z0-9]{8}(?=$|/)")
 
@@ -82,8 +83,11 @@ class Reading:
             return {key: self.value(one) for key, one in value.items()}
         if isinstance(value, list):
             return [self.value(one) for one in value]
+        if isinstance(value, float) and 0 <= value - self.began.timestamp() <= SOON.total_seconds():
+            return "<now>"
         if not isinstance(value, str):
             return value
+        value = _SECRET.sub("<encrypted>", value)
         value = _TIME.sub(lambda found: self.time(found.group()), value)
         value = _UUID.sub(lambda found: self.names.get(found.group(), "<new>"), value)
         return _RANDOM.sub(r"\1_<random>", _TRACE.sub("<trace>-", value))

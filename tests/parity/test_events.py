@@ -43,7 +43,7 @@ def _callback(_context: Any) -> None:
     return None
 
 
-def stuck(w: World, task: str = "a", state: str = "queued", **columns: Any) -> None:
+def stuck(w: World, task: str = "a", state: str | None = "queued", **columns: Any) -> None:
     """Let *task* be in *state*, queued by this scheduler, at its first try."""
     values = {"try_number": 1, "queued_by_job_id": w.job, "queued_dttm": EPOCH, **columns}
     if state == "running":
@@ -62,12 +62,13 @@ def test_every_report_in_every_state(w: World, case: str, retries: int) -> None:
     w.dag(tasks={task: {"retries": retries} for task in tasks})
     w.run()
     columns: dict[str, Any] = {"max_tries": retries, "external_executor_id": "old"}
-    columns |= {
+    cases: dict[str, dict[str, Any]] = {
         "later-try": {"try_number": 2},
         "other-job": {"queued_by_job_id": 4711},
         "no-job": {"queued_by_job_id": None},
         "resumed": {"next_method": "execute_complete", "next_kwargs": {}},
-    }.get(case, {})
+    }
+    columns |= cases.get(case, {})
     for task, (state, _) in zip(tasks, PAIRS, strict=True):
         stuck(w, task, state, **columns)
     keys = [w.key(task, tries=2 if case == "earlier-try" else 1) for task in tasks]

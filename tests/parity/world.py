@@ -90,6 +90,13 @@ class World:
         with create_session() as session:
             assert session.execute(query.values(values)).rowcount, f"no {task} in run {run} of {dag}"
 
+    def remove(self, task: str, run: int = 0, dag: str = "dag") -> None:
+        """Delete the instances of *task* in a run."""
+        c = TaskInstance.__table__.c
+        of_task = (c.dag_id == dag, c.run_id == f"run_{run}", c.task_id == task)
+        with create_session() as session:
+            session.execute(TaskInstance.__table__.delete().where(*of_task))
+
     def of_dag(self, dag_id: str = "dag", **columns: Any) -> None:
         """Change the row of a dag."""
         with create_session() as session:
@@ -148,6 +155,14 @@ class World:
         given = {key: state if isinstance(state, tuple) else (state, None) for key, state in events}
         self._begin().report(self.executors[executor], given)
 
+    def beat(self, executor: int = 0) -> None:
+        """Send an executor its heartbeat, and process what it has to report."""
+        self._begin().beat(self.executors[executor])
+
+    def listened(self) -> None:
+        """Wait until listeners have heard what there is to hear."""
+        self._begin().listened()
+
     def timer(self, name: str) -> None:
         """Run one of the interval timers."""
         self._begin().timer(name)
@@ -191,7 +206,7 @@ class World:
 
     def note(self, *values: Any) -> None:
         """Keep something to compare that is not in the database at the end."""
-        self.notes.append(values)
+        self.notes.append([self._reading.value(value) for value in values])
 
     def check(self) -> None:
         """Compare all rows as they are now, not only at the end."""
@@ -208,7 +223,11 @@ class World:
         return {
             "notes": self.notes,
             "rows": read(self._reading),
-            "given": [sorted(_described(workload) for workload in one.given) for one in self.executors],
+            "asked": [(one.offered, one.revoked) for one in self.executors],
+            "given": [
+                sorted(self._reading.value(_described(workload)) for workload in one.given)
+                for one in self.executors
+            ],
             "metrics": {key: n for key, n in self.metrics.items() if key[0].startswith(self._wanted)}
             if self._wanted
             else {},

@@ -73,9 +73,10 @@ def _announce(dag_run: Any, one: Visited, first_start: datetime | None, session:
     verdict = one.outcome.verdict
     assert verdict is not None
     dag_run.dag = one.compiled.dag
-    # The row is written already; the object, loaded after that, only has to speak Airflow's enum.
-    set_committed_value(dag_run, "_state", DagRunState(verdict.run_state))
+    # The row is written already. Airflow logs its verdict while the object still says running.
+    set_committed_value(dag_run, "_state", DagRunState.RUNNING)
     _log_verdict(dag_run, verdict)
+    set_committed_value(dag_run, "_state", DagRunState(verdict.run_state))
     dag_run.notify_dagrun_state_changed(msg=verdict.value)
     if verdict is Verdict.FAILED and one.compiled.plan.max_consecutive_failed_runs > 0:
         dag_run._check_last_n_dagruns_failed(
