@@ -87,15 +87,15 @@ def _sync_arguments() -> dict[str, Any]:
 
     :raises UnsupportedConnection: when one is no connection parameter but a matter of the sync driver.
     """
+    from airflow import settings
     from airflow.configuration import conf
 
     if not conf.has_option("database", "sql_alchemy_connect_args"):
         return {}
-    given = {
-        name: value
-        for name, value in (conf.getimport("database", "sql_alchemy_connect_args") or {}).items()
-        if name not in _PYTHON_ONLY
-    }
+    given = dict(conf.getimport("database", "sql_alchemy_connect_args") or {})
+    if settings.SQL_ALCHEMY_CONN.startswith("sqlite"):
+        return given  # one library under both drivers
+    given = {name: value for name, value in given.items() if name not in _PYTHON_ONLY}
     strange = [name for name, value in given.items() if not _is_plain(value)]
     if strange:
         instead = "set [database] sql_alchemy_connect_args_async to what the async driver is to get"
