@@ -1,0 +1,71 @@
+"""Triggers that write down every change of state of task instances, runs and jobs, and by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+INSTALL = """
+CREATE TABLE fault_audit (
+    seq bigserial PRIMARY KEY, at timestamptz NOT NULL, who text NOT NULL, kind text NOT NULL,
+    row_key text NOT NULL, try_number int, was_id text, is_id text, was text, became text, job int
+);
+CREATE FUNCTION fault_audit_ti() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO fault_audit (at, who, kind, row_key, try_number, was_id, is_id, was, became, job)
+    VALUES (clock_timestamp(), current_setting('application_name'), 'ti',
+            concat_ws('/', NEW.dag_id, NEW.run_id, NEW.task_id, NEW.map_index), NEW.try_number,
+            OLD.id::text, NEW.id::text, OLD.state, NEW.state, NEW.queued_by_job_id);
+    RETURN NULL; END $$;
+CREATE FUNCTION fault_audit_run() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO fault_audit (at, who, kind, row_key, was, became)
+    VALUES (clock_timestamp(), current_setting('application_name'), 'run',
+            concat_ws('/', NEW.dag_id, NEW.run_id), OLD.state, NEW.state);
+    RETURN NULL; END $$;
+CREATE FUNCTION fault_audit_job() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO fault_audit (at, who, kind, row_key, was, became)
+    VALUES (clock_timestamp(), current_setting('application_name'), 'job', NEW.id::text,
+            OLD.state, NEW.state);
+    RETURN NULL; END $$;
+CREATE TRIGGER fault_audit AFTER UPDATE ON task_instance FOR EACH ROW
+    WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.id IS DISTINCT FROM NEW.id)
+    EXECUTE FUNCTION fault_audit_ti();
+CREATE TRIGGER fault_audit AFTER UPDATE ON dag_run FOR EACH ROW
+    WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION fault_audit_run();
+CREATE TRIGGER fault_audit AFTER UPDATE ON job FOR EACH ROW
+    WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION fault_audit_job();
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one row, in the order in which the server made them."""
+
+    at: datetime
+    who: str
+    kind: str
+    row_key: str
+    try_number: int | None
+    was_id: str | None
+    is_id: str | None
+    was: str | None
+    became: str | None
+    job: int | None
+
+    @property
+    def reset(self) -> bool:
+        """Whether the task instance got a new identity without having failed: taken from the dead."""
+        return self.was_id != self.is_id and self.became is None
+
+
+def read_changes(engine: Engine) -> list[Change]:
+    """Return everything that was written down."""
+    columns = ", ".join(Change.__dataclass_fields__)
+    with engine.begin() as connection:
+        rows: Any = connection.execute(text(f"SELECT {columns} FROM fault_audit ORDER BY seq"))
+        return [Change(*row) for row in rows]

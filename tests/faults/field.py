@@ -1,0 +1,335 @@
+"""A field for faults: a database with work in it, workers, schedulers, and somebody who watches."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from poc_bench import correctness
+from poc_bench.arms import ARMS
+from poc_bench.database.rows import CellDatabase, TaskInstanceRow
+from poc_bench.environment import FIXED
+from poc_bench.executor import wire
+from poc_bench.processes import Child, module
+from poc_bench.workloads import sized
+from tests.faults.audit import INSTALL, read_changes
+from tests.faults.invariants import Evidence, Given
+from tests.faults.schedulers import ROOT, Schedulers
+
+if TYPE_CHECKING:
+    from poc_bench.database.address import Address
+    from tests.faults.server import FaultServer
+
+SEED = 7
+SAMPLE = 0.5
+"""Seconds between two looks at who holds slots and what connections do."""
+IDLE_LIMIT = 1.0
+"""Seconds for which a scheduler's connection may be idle in a transaction."""
+OURS = "datname = current_database() AND application_name !~ '^(bench|faults)-'"
+"""The schedulers' connections in ``pg_stat_activity``."""
+
+QUICK_TIMES = {
+    "SCHEDULER_HEARTBEAT_SEC": "1",
+    "SCHEDULER_HEALTH_CHECK_THRESHOLD": "6",
+    "ORPHANED_TASKS_CHECK_INTERVAL": "1",
+    "SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+    "TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",
+    "TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+    "TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "1",
+    "PARSING_CLEANUP_INTERVAL": "1",
+    "POOL_METRICS_INTERVAL": "1",
+}
+"""``[scheduler]`` options of a field: what takes minutes in a cluster takes seconds here."""
+
+
+def environment(folder: Path, address: Address, keys: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the field's Airflow processes."""
+    import os
+
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW_")}
+    times = {f"AIRFLOW__SCHEDULER__{name}": value for name, value in QUICK_TIMES.items()}
+    return {
+        **inherited,
+        **FIXED,
+        **keys,
+        **times,
+        "AIRFLOW_HOME": str(folder),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address.sync_url,
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": address.async_url,
+        "AIRFLOW__CORE__EXECUTOR": "tests.faults.executor.FaultExecutor",
+        "AIRFLOW__CONNECTION_TEST__REAPER_INTERVAL": "1",
+        "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_INTERVAL": "1",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+        "PYTHONPATH": str(ROOT),
+        wire.HEARTBEAT_SECONDS: "0",
+        wire.READY_DIRECTORY: str(folder / "ready"),
+        wire.SOCKET: str(folder / "socket"),
+    }
+
+
+@dataclass(slots=True)
+class Watch:
+    """Looks at the database now and then, whatever becomes of it, and keeps what it saw."""
+
+    database: CellDatabase
+    address: Address
+    samples: list[list[TaskInstanceRow]] = field(default_factory=list)
+    idle_in_transaction: dict[int, str] = field(default_factory=dict)
+    """Process id of a connection that idled too long, and what it had last done."""
+    most_connections: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop looking."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        engine = create_engine(
+            self.address.sync_url, connect_args={"application_name": "faults-watch"}, pool_pre_ping=True
+        )
+        idle = text(
+            f"SELECT pid, query FROM pg_stat_activity WHERE {OURS} AND state LIKE 'idle in transaction%'"
+            f" AND state_change < clock_timestamp() - interval '{IDLE_LIMIT} s'"
+        )
+        count = text(f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}")
+        while not self._stop.wait(SAMPLE):
+            try:
+                self.samples.append(self.database.occupying())
+                with engine.begin() as connection:
+                    for pid, query in connection.execute(idle):
+                        self.idle_in_transaction[pid] = query
+                    found = connection.scalar(count) or 0
+                    self.most_connections = max(self.most_connections, found)
+            except DBAPIError:
+                continue  # the server is down just now
+        engine.dispose()
+
+
+@dataclass(slots=True)
+class Field:
+    """One database under faults."""
+
+    label: str
+    address: Address
+    """Where the server itself is."""
+    folder: Path
+    schedulers: Schedulers
+    workers: Child
+    database: CellDatabase
+    watch: Watch
+    oracle: correctness.EndState
+    server: FaultServer
+
+    def open(self, schedulers: int, arrival_rate: float | None = None) -> None:
+        """Let the work begin as soon as so many schedulers turn."""
+        until = time.monotonic() + 60
+        while len(list((self.folder / "ready").iterdir())) < schedulers:
+            if time.monotonic() > until:
+                logs = [one.text[-2000:] for one in self.schedulers.all]
+                raise AssertionError(f"no scheduler loop after 60 s: {logs}")
+            time.sleep(0.05)
+        self.database.open_gate(arrival_rate)
+        self.watch.start()
+
+    @property
+    def left(self) -> int:
+        """How many runs have not ended."""
+        try:
+            return self.database.unfinished_runs(sized(self.label).plan(SEED).runs)
+        except DBAPIError:
+            return 1
+
+    def wait(self, within: float) -> bool:
+        """Return whether all runs end within so many seconds."""
+        until = time.monotonic() + within
+        while time.monotonic() < until:
+            if not self.left:
+                return True
+            time.sleep(0.1)
+        return False
+
+    def close(self) -> Evidence:
+        """End all processes and return what was seen."""
+        leftovers = self.schedulers.stop()
+        self.watch.stop()
+        engine = create_engine(self.address.sync_url, connect_args={"application_name": "faults-end"})
+        leftovers += _leftovers(engine)
+        changes = read_changes(engine)
+        engine.dispose()
+        self.workers.end()
+        lines = (self.folder / "record.jsonl").read_text().splitlines()
+        return Evidence(
+            plan=sized(self.label).plan(SEED),
+            changes=changes,
+            given=[Given(*json.loads(line)) for line in lines],
+            runs=self.database.runs(),
+            task_instances=self.database.task_instances(),
+            earlier_tries=self.database.earlier_tries(),
+            samples=self.watch.samples,
+            oracle=self.oracle,
+            leftovers=leftovers,
+            endings=self.schedulers.bad_endings(),
+        )
+
+
+def _leftovers(engine: object) -> list[str]:
+    from sqlalchemy.engine import Engine
+
+    assert isinstance(engine, Engine)
+    until = time.monotonic() + 10
+    query = text(f"SELECT application_name, state, query FROM pg_stat_activity WHERE {OURS}")
+    while True:
+        with engine.begin() as connection:
+            found = connection.execute(query).all()
+            locks = connection.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
+        if not found and not locks:
+            return []
+        if time.monotonic() > until:
+            lines = [f"a connection is left: {name} {state}: {what[:80]}" for name, state, what in found]
+            return [*lines, *([f"{locks} advisory locks are left"] if locks else [])]
+        time.sleep(0.1)
+
+
+class Fields:
+    """Makes fields: keeps one template database for each workload and knows how each has to end."""
+
+    def __init__(self, server: FaultServer, folder: Path, keys: Mapping[str, str]) -> None:
+        self.server = server
+        self._folder = folder
+        self._keys = keys
+        self._templates: dict[str, str] = {}
+        self._oracles: dict[str, correctness.EndState] = {}
+        self._count = 0
+
+    @contextmanager
+    def field(
+        self,
+        label: str,
+        *,
+        link: Address | None = None,
+        judged: bool = True,
+        **more: str,
+    ) -> Iterator[Field]:
+        """Yield a field for the workload *label*; its schedulers reach the database by *link*, if given.
+
+        *more* goes into the schedulers' environment; ``judged`` – the stock scheduler says how it ends.
+        """
+        label = sized(label).label
+        oracle = self._oracle(label) if judged else {}
+        with self._raw(label, link=link, oracle=oracle, more=more) as one:
+            yield one
+
+    @contextmanager
+    def _raw(
+        self, label: str, *, link: Address | None, oracle: correctness.EndState, more: Mapping[str, str]
+    ) -> Iterator[Field]:
+        template = self._template(label)
+        self._count += 1
+        name = f"field_{self._count}"
+        folder = self._folder / name
+        (folder / "ready").mkdir(parents=True)
+        with ExitStack() as stack:
+            address = stack.enter_context(self.server.clone(template, name))
+            self.server.execute(INSTALL, name)
+            seen_by_schedulers = link.named_database(name) if link else address
+            schedulers = Schedulers({**environment(folder, seen_by_schedulers, self._keys), **more}, folder)
+            stack.callback(schedulers.close)
+            schedulers.open()
+            workers = self._workers(label, address, folder)
+            stack.callback(workers.end)
+            database = CellDatabase(address)
+            stack.callback(database.close)
+            watch = Watch(database, address)
+            stack.callback(watch.stop)
+            yield Field(label, address, folder, schedulers, workers, database, watch, oracle, self.server)
+
+    def _workers(self, label: str, address: Address, folder: Path) -> Child:
+        request = {
+            "url": address.sync_url,
+            "connect_arguments": {"application_name": "bench-workers"},
+            "socket": str(folder / "socket"),
+            "workload": label,
+            "seed": SEED,
+            "figures": str(folder / "workers.json"),
+            "record": str(folder / "record.jsonl"),
+        }
+        file = folder / "workers-request.json"
+        file.write_text(json.dumps(request))
+        workers = Child(
+            "workers",
+            module("tests.faults.workers", str(file)),
+            environment(folder, address, self._keys),
+            folder,
+        )
+        until = time.monotonic() + 60
+        while not (folder / "socket").exists():
+            if workers.exit_code is not None or time.monotonic() > until:
+                raise AssertionError(f"the workers do not start: {workers.last_line()}")
+            time.sleep(0.05)
+        return workers
+
+    def _oracle(self, label: str) -> correctness.EndState:
+        """Return how the stock scheduler ends the workload, undisturbed."""
+        if label not in self._oracles:
+            with self._raw(label, link=None, oracle={}, more=_TUNED) as one:
+                one.schedulers.start("oracle")
+                one.open(1)
+                assert one.wait(600), "the stock scheduler does not end the work"
+                seen = one.close()
+            self._oracles[label] = correctness.end_state(seen.runs, seen.task_instances)
+        return self._oracles[label]
+
+    def _template(self, label: str) -> str:
+        if label not in self._templates:
+            if not self._templates:
+                self.server.execute("CREATE DATABASE fault_base")
+                self._run(["-m", "airflow", "db", "migrate"], "fault_base")
+            name = f"fault_template_{len(self._templates)}"
+            self.server.execute(f"CREATE DATABASE {name} TEMPLATE fault_base")
+            code = self._folder / "dags.py"
+            code.write_text("# the text that is stored with the dags\n")
+            self._run(["-m", "poc_bench.seed", label, str(SEED), str(code)], name)
+            self._templates[label] = name
+        return self._templates[label]
+
+    def _run(self, arguments: list[str], database: str) -> None:
+        folder = self._folder / "home"
+        (folder / "ready").mkdir(parents=True, exist_ok=True)
+        child = Child(
+            f"{arguments[1]} {database}",
+            module(*arguments[1:]),
+            environment(folder, self.server.address(database), self._keys),
+            folder,
+        )
+        if child.wait(300):
+            raise AssertionError(f"{arguments} failed:\n{child.log.read_text()[-3000:]}")
+
+
+_TUNED = {
+    "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "256",
+    "AIRFLOW__CORE__EXECUTOR": "poc_bench.executor.bench.BenchExecutor",
+}
+"""The oracle works as fast as it can."""
+
+ALGORITHMS: dict[str, Mapping[str, str]] = {
+    "redesigned": ARMS["redesigned"].environment,
+    "upstream": ARMS["naive"].environment,
+}
+"""What makes a scheduler use one algorithm or the other."""

@@ -1,0 +1,192 @@
+"""Faults, each with its own small place: what is done to whom, at moments drawn from a seed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+
+from tests.faults.field import OURS
+
+if TYPE_CHECKING:
+    from tests.faults.field import Field
+    from tests.faults.schedulers import Scheduler
+    from tests.faults.server import Shutdown
+
+Start = Callable[[str], object]
+"""Starts a scheduler, given a label."""
+
+
+class Injector(ABC):
+    """Injects one kind of fault at random moments, from a thread of its own, until stopped."""
+
+    name: str
+
+    def __init__(self, field: Field, start: Start, seed: int, shortest: float, longest: float) -> None:
+        """Hit *field* every *shortest* to *longest* seconds; *start* replaces a lost scheduler."""
+        self.field = field
+        self.start = start
+        self.random = random.Random(f"{self.name} {seed}")
+        self.injected: Counter[str] = Counter()
+        self._pauses = shortest, longest
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    def __enter__(self) -> Injector:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Inject no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless stopped."""
+        self._stop.wait(seconds)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.random.uniform(*self._pauses)):
+            try:
+                for name in self.inject():
+                    self.injected[name] += 1
+            except psycopg2.Error:
+                continue  # the server was hit by another fault at this moment
+
+    @abstractmethod
+    def inject(self) -> list[str]:
+        """Inject one fault, or some; return the name of each."""
+
+    def query(self, statement: str) -> list[tuple[object, ...]]:
+        """Run *statement* on the field's database."""
+        connection = psycopg2.connect(self.field.address.dsn(), application_name="faults-injector")
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return list(cursor.fetchall()) if cursor.description else []
+        finally:
+            connection.close()
+
+
+class TerminateBackends(Injector):
+    """Ends random connections of schedulers, busy ones first."""
+
+    name = "backend terminated"
+
+    def inject(self) -> list[str]:
+        """End one connection or a few."""
+        some = self.random.choice((1, 1, 1, 2, 3))
+        ended = self.query(
+            f"SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity WHERE {OURS}"
+            f" ORDER BY state = 'idle', random() LIMIT {some}) AS victims"
+        )
+        return [self.name] * len(ended)
+
+
+class RestartServer(Injector):
+    """Restarts PostgreSQL under load and measures how soon the work goes on."""
+
+    name = "server restarted"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.resumed_after: list[float] = []
+
+    def inject(self) -> list[str]:
+        """Restart it, fast or immediately."""
+        mode: Shutdown = self.random.choice(("fast", "immediate"))
+        self.field.server.restart(mode)
+        back = time.monotonic()
+        before = self._progress()
+        while self._progress() == before and self.field.left and time.monotonic() < back + 60:
+            time.sleep(0.05)
+        if self.field.left:
+            self.resumed_after.append(time.monotonic() - back)
+        return [f"server restarted ({mode})"]
+
+    def _progress(self) -> object:
+        query = "SELECT max(seq) FROM fault_audit WHERE who !~ '^(bench|faults)-'"
+        return self.query(query)[0][0]
+
+
+class LockRows(Injector):
+    """A second session takes rows that schedulers want, against their order, and lets go after a while."""
+
+    name = "rows locked"
+
+    def inject(self) -> list[str]:
+        """Lock task instances backwards, or runs, or pools; deadlocks are the point."""
+        connection = psycopg2.connect(self.field.address.dsn(), application_name="faults-locker")
+        try:
+            with connection.cursor() as cursor:
+                kind = self.random.choice(("task instances", "task instances", "runs", "pools"))
+                try:
+                    self._lock(cursor, kind)
+                except psycopg2.errors.DeadlockDetected:
+                    return [f"{kind} locked", "deadlock (the intruder lost)"]
+        finally:
+            connection.close()
+        return [f"{kind} locked"]
+
+    def _lock(self, cursor: psycopg2.extensions.cursor, kind: str) -> None:
+        if kind == "pools":
+            cursor.execute("SELECT 1 FROM slot_pool FOR UPDATE")
+            self.pause(self.random.uniform(0.05, 0.8))
+            return
+        table, states = (
+            ("dag_run", ("running",)) if kind == "runs" else ("task_instance", ("scheduled", "queued"))
+        )
+        cursor.execute(f"SELECT id FROM {table} WHERE state IN %s ORDER BY id DESC LIMIT 20", (states,))
+        for (row,) in cursor.fetchall():
+            cursor.execute(f"SELECT 1 FROM {table} WHERE id = %s FOR UPDATE", (row,))
+            self.pause(0.03)
+
+
+class KillSchedulers(Injector):
+    """``kill -9`` of a scheduler at any moment; another one takes its place at once."""
+
+    name = "scheduler killed"
+
+    def inject(self) -> list[str]:
+        """Kill one and start another."""
+        running = self.field.schedulers.running
+        if running:
+            self.random.choice(running).kill()
+        self.start("replacement")
+        return [self.name] if running else []
+
+
+class PauseSchedulers(Injector):
+    """SIGSTOP for longer than the health check's threshold, then SIGCONT: others have taken the work."""
+
+    name = "scheduler paused"
+
+    SECONDS = 10.0
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.paused: list[Scheduler] = []
+
+    def inject(self) -> list[str]:
+        """Pause one; while it sleeps, a replacement keeps the number of those that work."""
+        running = [one for one in self.field.schedulers.running if one not in self.paused]
+        if len(running) < 2:
+            self.start("replacement")
+            return []
+        victim = self.random.choice(running)
+        victim.signal(signal.SIGSTOP)
+        self.paused.append(victim)
+        self.pause(self.SECONDS)
+        victim.signal(signal.SIGCONT)
+        return [self.name]

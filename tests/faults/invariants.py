@@ -1,0 +1,175 @@
+"""What must hold whatever has happened. Pure: from records to a list of violations, one line each."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from poc_bench import correctness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from poc_bench.database.rows import RunRow, TaskInstanceRow, TryRow
+    from poc_bench.observation import Observation
+    from poc_bench.plan import Plan
+    from tests.faults.audit import Change
+
+TI_STEPS: dict[str | None, frozenset[str | None]] = {
+    None: frozenset({"scheduled", "upstream_failed", "skipped", "removed"}),
+    # Back to none or scheduled only from the hands of the dead, see _step_allowed.
+    "scheduled": frozenset({"queued", "failed"}),
+    "queued": frozenset({"running", "failed", "up_for_retry", None, "scheduled"}),
+    "running": frozenset({"success", "failed", "skipped", "up_for_retry", None}),
+    "up_for_retry": frozenset({"scheduled", "upstream_failed"}),
+}
+"""From which state a task instance may come into which. What is not named has ended for good."""
+RUN_STEPS = {("queued", "running"), ("running", "success"), ("running", "failed")}
+FENCE_GRACE = timedelta(seconds=2)
+"""A commit that had looked before the job was marked may come so much later: the lease and a slow commit."""
+MARGIN = 10
+"""How many violations of one kind are listed in full."""
+
+
+class Given(NamedTuple):
+    """A line of the workers' record."""
+
+    event: str
+    at: float
+    scheduler: int
+    id: str
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    try_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was seen of one database under faults.
+
+    ``leftovers`` – what is still there after the schedulers have ended, in words; ``samples`` – the rows that
+    held slots at each sampled moment; ``endings`` – how schedulers ended that nobody killed.
+    """
+
+    plan: Plan
+    changes: Sequence[Change]
+    given: Sequence[Given]
+    runs: Sequence[RunRow]
+    task_instances: Sequence[TaskInstanceRow]
+    earlier_tries: Sequence[TryRow]
+    samples: Sequence[list[TaskInstanceRow]]
+    oracle: correctness.EndState
+    leftovers: Sequence[str] = ()
+    endings: Sequence[str] = ()
+    resets: Counter[str] = field(default_factory=Counter)
+
+
+def violations(seen: Evidence) -> list[str]:
+    """Return what must not have happened."""
+    checks = (
+        _end_states,
+        _given_once,
+        _steps,
+        _limits,
+        _fenced,
+        _tries,
+        lambda seen: iter(seen.leftovers),
+        lambda seen: iter(seen.endings),
+    )
+    found: list[str] = []
+    for check in checks:
+        lines = list(check(seen))
+        found += lines[:MARGIN]
+        if len(lines) > MARGIN:
+            found.append(f"... and {len(lines) - MARGIN} more of the last kind")
+    return found
+
+
+def _states(end_state: correctness.EndState) -> correctness.EndState:
+    """Leave the numbers of tries out: each reset of an abandoned task instance makes one more."""
+    return {name: state.partition(",")[0] for name, state in end_state.items()}
+
+
+def _end_states(seen: Evidence) -> Iterator[str]:
+    ours = correctness.end_state(seen.runs, seen.task_instances)
+    for line in correctness.differences(_states(seen.oracle), _states(ours)):
+        yield f"end state: {line}"
+
+
+def _given_once(seen: Evidence) -> Iterator[str]:
+    given = Counter(one.id for one in seen.given if one.event == "given")
+    names = {one.id: "/".join(map(str, one[4:])) for one in seen.given}
+    yield from (f"given to workers {count} times: {names[i]}" for i, count in given.items() if count > 1)
+    started = Counter(one[4:] for one in seen.given if one.event == "started")
+    for key, count in started.items():
+        if count > 1:
+            yield f"started {count} times: {'/'.join(map(str, key))}"
+    queued = {change.is_id for change in seen.changes if change.became == "queued"}
+    yield from (f"given but never queued: {names[i]}" for i in given if i not in queued)
+
+
+def _steps(seen: Evidence) -> Iterator[str]:
+    for change in seen.changes:
+        if change.kind == "run" and (change.was, change.became) not in RUN_STEPS:
+            yield f"run {change.row_key} went from {change.was} to {change.became} by {change.who}"
+        if change.kind == "ti" and not _step_allowed(change):
+            yield f"{change.row_key} went from {change.was} to {change.became} by {change.who}"
+
+
+def _step_allowed(change: Change) -> bool:
+    if change.was == change.became:
+        return change.was_id != change.is_id  # a retry's new identity, written after its state
+    if change.became is None:
+        return change.reset and change.was in ("queued", "running")
+    return change.became in TI_STEPS.get(change.was, frozenset())
+
+
+def _limits(seen: Evidence) -> Iterator[str]:
+    workers: dict[str, Any] = {"run_twice": (), "refused": 0, "submitted_twice": 0}
+    observed = SimpleNamespace(
+        workers=workers,
+        task_instances=seen.task_instances,
+        earlier_tries=(),  # those of the dead may overlap with their successors
+        samples=seen.samples,
+        runs=seen.runs,
+    )
+    yield from (f"limit: {line}" for line in correctness.violations(seen.plan, cast("Observation", observed)))
+
+
+def _fenced(seen: Evidence) -> Iterator[str]:
+    """Nothing is queued in the name of a job that others have marked failed."""
+    dead: dict[str, datetime] = {}
+    for change in seen.changes:
+        if change.kind == "job" and change.became == "failed":
+            dead.setdefault(change.row_key, change.at)
+        if change.kind == "job" and change.was == "failed":
+            yield f"job {change.row_key} went from failed to {change.became} by {change.who}"
+        if change.kind == "ti" and change.became == "queued":
+            since = dead.get(str(change.job))
+            if since is not None and change.at > since + FENCE_GRACE:
+                yield f"{change.row_key} queued by job {change.job}, failed since {change.at - since}"
+
+
+def _tries(seen: Evidence) -> Iterator[str]:
+    """A task instance has no more tries than the oracle's and one for each time it was reset."""
+    resets = Counter(change.row_key for change in seen.changes if change.kind == "ti" and change.reset)
+    for row in seen.task_instances:
+        name = f"{row.dag_id}/{row.run_id}/{row.task_id}/{row.map_index}"
+        most = int(seen.oracle.get(name, ", try 0").rpartition(" ")[2]) + resets[name]
+        if row.try_number > most:
+            yield f"{name} has try {row.try_number}, {most} expected at most"
+
+
+def shares(given: Sequence[Given]) -> dict[int, float]:
+    """Return which share of the workloads each scheduler (by process id) handed over."""
+    counts: defaultdict[int, int] = defaultdict(int)
+    for one in given:
+        if one.event == "given":
+            counts[one.scheduler] += 1
+    total = sum(counts.values()) or 1
+    return {scheduler: count / total for scheduler, count in counts.items()}

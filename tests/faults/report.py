@@ -1,0 +1,82 @@
+"""Writes the outcomes of scenarios: ``faults.json`` and ``summary.md``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.faults.scenarios import Outcome
+
+
+def write(outcomes: Sequence[Outcome], folder: Path, workload: str) -> None:
+    """Write both files into *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    faults = sum((outcome.faults for outcome in outcomes), Counter())
+    record: dict[str, Any] = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "workload": workload,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "faults": sum(faults.values()),
+        "faults_by_kind": dict(faults.most_common()),
+        "task_instances": sum(outcome.task_instances for outcome in outcomes),
+        "workloads_handed_over": sum(outcome.workloads for outcome in outcomes),
+        "violations": sum(len(outcome.violations) for outcome in outcomes),
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
+    (folder / "faults.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / "summary.md").write_text(_summary(record, outcomes))
+
+
+def _summary(record: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
+    kinds = record["faults_by_kind"]
+    lines = [
+        "# Faults injected into real schedulers and servers",
+        "",
+        (
+            f"Written by `python -m tests.faults` at {record['created']}, on {record['cores']} cores, "
+            f"Python {record['python']}, PostgreSQL 18; workload `{record['workload']}`."
+        ),
+        "",
+        (
+            f"**{record['faults']} faults, {record['task_instances']} task instances, "
+            f"{record['workloads_handed_over']} workloads handed over, {record['violations']} violations.**"
+        ),
+        "",
+        "| fault | times |",
+        "|---|---|",
+        *(f"| {kind} | {count} |" for kind, count in kinds.items()),
+        "",
+        "| scenario | algorithm | seed | seconds | faults | TIs | schedulers | resets | violations |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_row(outcome) for outcome in outcomes),
+        "",
+        "A reset is a task instance that a living scheduler took from a dead one and put back: one more try.",
+        "",
+        "## Figures",
+        "",
+        *(f"- {one.scenario}, {one.algorithm}: {_figures(one)}" for one in outcomes),
+        "",
+    ]
+    found = [f"- {one.scenario}, {one.algorithm}: {line}" for one in outcomes for line in one.violations]
+    return "\n".join([*lines, *(["## Violations", "", *found, ""] if found else [])])
+
+
+def _row(one: Outcome) -> str:
+    cells = (
+        *(one.scenario, one.algorithm, one.seed, one.seconds, sum(one.faults.values())),
+        *(one.task_instances, one.schedulers, one.resets, len(one.violations)),
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _figures(one: Outcome) -> str:
+    return "; ".join(f"{name} {value}" for name, value in one.figures.items())
