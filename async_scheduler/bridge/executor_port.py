@@ -55,11 +55,25 @@ class ExecutorPort:
         # Written by the executor's thread, so that nothing is lost with a beat nobody waits for any more.
         self._arrived: deque[Events] = deque()
         self._outstanding: Counter[Any] = Counter()
+        self._expected: set[Any] = set()
+
+    def expect(self, key: Any) -> None:
+        """Count a workload with *key* as this executor's though it is still to be accepted.
+
+        To be called before the commit that queues its task: whoever reads the row after the commit must not
+        take it for one that no executor has. :meth:`accept` fulfils it, :meth:`cease_to_expect` ends it.
+        """
+        self._expected.add(key)
+
+    def cease_to_expect(self, key: Any) -> None:
+        """Expect no workload with *key* any more; nothing if it was accepted."""
+        self._expected.discard(key)
 
     def accept(self, workload: Any) -> None:
         """Take a workload whose transaction has committed; the next beat hands it over."""
         self._workloads.append(workload)
         self._outstanding[workload.key] += 1
+        self._expected.discard(workload.key)
         self._wake()
 
     def call_later(self, function: Callable[[], object]) -> None:
@@ -97,8 +111,8 @@ class ExecutorPort:
         return bool(self._outstanding or self._workloads or self._calls)
 
     def awaits(self, key: Any) -> bool:
-        """Whether a workload with *key* was accepted whose last event has not arrived."""
-        return self._outstanding[key] > 0 if key in self._outstanding else False
+        """Whether a workload with *key* is expected, or was accepted and its last event has not arrived."""
+        return key in self._expected or (key in self._outstanding and self._outstanding[key] > 0)
 
     def forget(self, key: Any) -> None:
         """Expect no more of the workload with *key*, and do not hand it over if that has not happened."""

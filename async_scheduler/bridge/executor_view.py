@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.models.taskinstance import TaskInstance
+    from airflow.models.taskinstancekey import TaskInstanceKey
     from sqlalchemy.orm import Session
 
     from async_scheduler.bridge.executor_port import Events, ExecutorPort
@@ -41,6 +42,14 @@ class ExecutorView:
     def queue_workload(self, workload: Any, session: Session | None = None) -> None:
         """Hand *workload* over once the transaction that queued its task has committed."""
         after_commit(lambda: self._port.accept(workload))
+
+    def expect(self, key: TaskInstanceKey) -> None:
+        """Count the task instance as the executor's, whose workload will come after the commit under way."""
+        self._port.expect(key)
+
+    def cease_to_expect(self, key: TaskInstanceKey) -> None:
+        """Do so no longer: its workload came, or never will."""
+        self._port.cease_to_expect(key)
 
     @property
     def slots_available(self) -> int:

@@ -18,7 +18,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import delete, func, select, update
 
-from tests.oracle import users
+from tests.oracle import pictures, users
 from tests.oracle.airflow import DEPENDENCY_ORDER
 from tests.oracle.clock import story_clock
 from tests.oracle.lives import Redesigned, Stock
@@ -46,6 +46,14 @@ class Rest:
     after: object
     picture: Picture
     given: Counter[tuple[Any, ...]]
+
+
+def differences(ours: Rest, airflows: Rest) -> list[str]:
+    """Return in words how two rests differ, whatever brought them about."""
+    found = pictures.differences(ours.picture, airflows.picture)
+    for whose, extra in (("ours", ours.given - airflows.given), ("Airflow's", airflows.given - ours.given)):
+        found += [f"given only by {whose}: {key} {count} times" for key, count in extra.items()]
+    return found
 
 
 class Life:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -16,7 +15,7 @@ from tests.oracle.invariants import Watch
 from tests.oracle.stepping import Stepper
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from async_scheduler.assembly import Assembly
     from tests.oracle.clock import Clock
@@ -28,15 +27,14 @@ if TYPE_CHECKING:
     from tests.support.postgres import Database
 
 ROUTINES = ("create", "start", "sweep", "schedule", "enqueue", "executor:HeldExecutor")
+STRIDES = (1, 1, 2, 3, 5, 10, 40)
+"""For how many stops somebody goes on, before somebody else may."""
 CONNECTIONS = len(ROUTINES) + 4
 """Open before the first step: opening one is nobody's step."""
 
-Choose = Callable[[int], int]
-"""Returns one of so many numbers from 0 on."""
-
 
 class InterleavedLife(Life):
-    """A life in which the story's steps, and all routines, happen at once for a number of *turns*."""
+    """A life in which the story's steps, and all routines, happen at once. Each turn takes two *choices*."""
 
     def __init__(
         self,
@@ -45,14 +43,13 @@ class InterleavedLife(Life):
         executor: HeldExecutor,
         clock: Clock,
         database: Database,
-        choose: Choose,
-        turns: int,
+        choices: bytes,
     ) -> None:
         super().__init__(story, scheduler, executor, clock)
         self._redesigned = scheduler
         self._database = database
-        self._choose = choose
-        self._turns = turns
+        self._choices = iter(choices)
+        self._turns = len(choices) // 2
         self._steps = list(story.steps)
         self._at_work: dict[str, Held] = {}
 
@@ -70,14 +67,25 @@ class InterleavedLife(Life):
         self._watch = Watch(monitor, self.story, self._executor)
         try:
             with self._stepper.stopping():
-                for _ in range(self._turns):
-                    await self._turn()
-                    await self._watch.look()
+                await self._play()
                 await self._stepper.release()
                 self._reap()
             await self._watch.look()
         finally:
+            await self._stepper.abandon()
             await monitor.close()
+
+    async def _play(self) -> None:
+        for _ in range(self._turns):
+            await self._turn()
+            await self._watch.look()
+
+    async def _go_on_until(self, actor: Actor, where: str) -> None:
+        """Let *actor* go on until it stops there."""
+        await self._stepper.settle()
+        while actor.at != where:
+            actor.go_on()
+            await self._stepper.settle()
 
     async def _turn(self) -> None:
         """Let one go on for some stops, or begin something."""
@@ -87,10 +95,10 @@ class InterleavedLife(Life):
             *([self._use] if self._steps and "user" not in self._stepper.actors else ()),
         ]
         stopped = self._stepper.stopped()
-        chosen = self._choose(len(stopped) + len(options))
+        chosen = next(self._choices) % (len(stopped) + len(options))
         actor = stopped[chosen] if chosen < len(stopped) else options[chosen - len(stopped)]()
         await self._stepper.settle()
-        for _ in range((1, 2, 3, 5, 10, 40)[self._choose(6)]):
+        for _ in range(STRIDES[next(self._choices) % len(STRIDES)]):
             if not actor.is_stopped:
                 break
             actor.go_on()

@@ -175,6 +175,16 @@ class Stepper:
         if tasks:
             await asyncio.wait(tasks)
 
+    async def abandon(self) -> None:
+        """End everybody where they are: their transactions are rolled back."""
+        tasks = [one.task for one in self.actors.values() if one.task is not None and not one.is_done]
+        for actor in self.actors.values():
+            actor.free = True
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=10)
+
 
 def _stop(where: str, connection: Any = None) -> None:
     actor = _current.get()

@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.oracle.airflow import DEPENDENCY_ORDER
 from tests.oracle.drawn import stories
-from tests.oracle.histories import airflows_life, our_life
-from tests.oracle.pictures import differences
+from tests.oracle.histories import airflows_life, differences, our_life
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,9 +51,7 @@ def unlike(ours: Sequence[Rest], airflows: Sequence[Rest]) -> list[str]:
     """Return how the first rest that differs differs."""
     for seen, wanted in zip(ours, airflows, strict=False):
         if seen != wanted:
-            found = differences(seen.picture, wanted.picture)
-            given = f"given: ours {seen.given - wanted.given}, Airflow's {wanted.given - seen.given}"
-            return [f"after {seen.after}, {wanted.after}", *found, given]
+            return [f"after {seen.after}, {wanted.after}", *differences(seen, wanted)]
     return [] if len(ours) == len(airflows) else [f"{len(ours)} rests, Airflow has {len(airflows)}"]
 
 

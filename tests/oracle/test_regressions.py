@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING
 
 from tests.oracle import test_histories as histories
 from tests.oracle.dags import Dag, Task
+from tests.oracle.interleaving import InterleavedLife
 from tests.oracle.story import Step, Story, Work
+from tests.oracle.test_interleaving import interleaved_end
 from tests.oracle.test_visit import agree, oracle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.oracle.airflow import Oracle
+    from tests.oracle.histories import Rest
     from tests.support.postgres import Database
 
 __all__ = ["oracle"]
@@ -30,3 +35,25 @@ def test_a_map_sees_its_input_flagged_in_the_same_look_at_what_is_stuck(oracle: 
 def test_a_task_that_is_new_in_the_dag_runs_in_the_run_under_way(airflow_db: Database) -> None:
     """A new dag version is a change that a run is looked at for, though no task instance has changed."""
     histories.agree(Story((Work(),), steps=(Step("version", flag=2),)))
+
+
+class OverlappingHandover(InterleavedLife):
+    """A deferred task resumes; its first stay's end is read between the commit that queues it and its end."""
+
+    def _history(self) -> Iterator[Rest]:
+        yield self._rest("its beginning")
+        for _ in ("it is deferred", "it resumes"):
+            self._let_end(self._workers.in_order())
+        yield from super()._history()
+
+    async def _play(self) -> None:
+        await self._go_on_until(self._begin("enqueue"), "after its commit")
+        self._begin("executor:HeldExecutor").free = True
+        await self._stepper.settle()
+
+
+def test_a_task_that_resumes_is_not_taken_for_dead_while_it_is_handed_over(airflow_db: Database) -> None:
+    story = Story((Work(ends=("defer", "success")),))
+    end = interleaved_end(story, airflow_db, b"", OverlappingHandover)
+    ((state, try_number, *_),) = end.picture.instances.values()
+    assert (state, try_number) == ("success", 1)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from airflow._shared.observability.metrics import stats
 from airflow._shared.timezones import timezone
 from airflow.models.pool import normalize_pool_name_for_stats
+from airflow.models.taskinstancekey import TaskInstanceKey
 from sqlalchemy.exc import DBAPIError
 
+from async_scheduler.bridge.executor_view import ExecutorView
 from async_scheduler.database.faults import Fault, classify
 from async_scheduler.database.transaction import Sessions, Transaction, after_commit, transaction
 from async_scheduler.decide.admit import Admission, Candidate, TaskLimits
@@ -78,6 +80,7 @@ class EnqueueTaskInstances:
         self._batch = batch
         self._workloads = WorkloadFactory()
         self._committed: deque[tuple[QueuedRow, Any]] = deque()
+        self._expected: list[tuple[ExecutorView, TaskInstanceKey]] = []
         self.backlog = False
         """Whether the last section left scheduled task instances behind: a freed slot may let them in."""
 
@@ -87,6 +90,12 @@ class EnqueueTaskInstances:
         if most <= 0:
             log.debug("All executors are full, skipping critical section")
             return NOTHING
+        try:
+            return await self._pass(most)
+        finally:
+            self._cease_to_expect()
+
+    async def _pass(self, most: int) -> Outcome:
         timer = stats.timer("scheduler.critical_section_duration")
         timer.start()
         section = await self._enter(most)
@@ -212,7 +221,19 @@ class EnqueueTaskInstances:
         return Preassigned(everyone, frozenset(names), self._scheduler.executor in opting_in)
 
     def _commit_later(self, row: QueuedRow, executor: Any) -> None:
+        # A task that resumes is queued once more for the same try. The event of its stay before may be looked
+        # at between the commit and the hand-over: it must not be taken for the end of the stay to come.
+        if isinstance(executor, ExecutorView):
+            key = TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index)
+            executor.expect(key)
+            self._expected.append((executor, key))
         after_commit(lambda: self._committed.append((row, executor)))
+
+    def _cease_to_expect(self) -> None:
+        """What was handed over by now is the executor's, the rest was rolled back."""
+        for executor, key in self._expected:
+            executor.cease_to_expect(key)
+        self._expected.clear()
 
     async def _hand_over(self) -> None:
         """Give the committed rows to their executors as workloads, all of them even when cancelled."""
