@@ -24,6 +24,7 @@ class Fault(Enum):
     DISCONNECTED = "connection lost"
     POOL_EXHAUSTED = "no free connection"
     TIMED_OUT = "timed out"
+    NO_RESOURCES = "server out of resources"
     FATAL = "fatal"
 
     @property
@@ -45,6 +46,8 @@ _SQLSTATES = {
     "57P05": Fault.DISCONNECTED,  # idle_session_timeout
     "25P03": Fault.DISCONNECTED,  # idle_in_transaction_session_timeout
     "53300": Fault.DISCONNECTED,  # too_many_connections
+    "53100": Fault.NO_RESOURCES,  # disk_full: somebody will make room; running tasks need not die of it
+    "53200": Fault.NO_RESOURCES,  # out_of_memory
 }
 _MYSQL_ERRNOS = {
     1205: Fault.LOCKED,  # lock wait timeout; MariaDB gives it for NOWAIT too
@@ -54,6 +57,8 @@ _MYSQL_ERRNOS = {
     1062: Fault.LOST_RACE,  # duplicate key
     1451: Fault.LOST_RACE,  # foreign key, parent side
     1452: Fault.LOST_RACE,  # foreign key, child side
+    1021: Fault.NO_RESOURCES,  # disk full
+    1114: Fault.NO_RESOURCES,  # the table is full
     1040: Fault.DISCONNECTED,  # too many connections
     1053: Fault.DISCONNECTED,  # server shutdown in progress
     1927: Fault.DISCONNECTED,  # MariaDB: connection was killed
@@ -63,7 +68,11 @@ _MYSQL_ERRNOS = {
     2013: Fault.DISCONNECTED,
     2014: Fault.DISCONNECTED,
 }
-_SQLITE_PRIMARY_CODES = {5: Fault.LOCKED, 6: Fault.LOCKED}  # SQLITE_BUSY, SQLITE_LOCKED
+_SQLITE_PRIMARY_CODES = {
+    5: Fault.LOCKED,  # SQLITE_BUSY
+    6: Fault.LOCKED,  # SQLITE_LOCKED
+    13: Fault.NO_RESOURCES,  # SQLITE_FULL
+}
 
 
 def classify(error: BaseException) -> Fault:

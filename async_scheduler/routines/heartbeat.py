@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow._shared.observability.metrics import stats
@@ -49,6 +50,7 @@ class SendHeartbeat:
     def _beat(self) -> None:
         # Airflow writes the beat that the process remembered before this one (it merges a transient job
         # and sets the time only then), so the row's is always one beat older.
+        self._forget_the_future()
         job, age = self._scheduler.job, self._seconds_since_beat()
         due = age >= job.heartrate
         try:
@@ -62,6 +64,12 @@ class SendHeartbeat:
         except OperationalError:
             stats.incr("job_heartbeat_failure")  # as Job.heartbeat does
             raise
+
+    def _forget_the_future(self) -> None:
+        """After the clock was set back: Airflow would sleep until the last beat is past again."""
+        job = self._scheduler.job
+        if self._seconds_since_beat() < 0:
+            job.latest_heartbeat = timezone.utcnow() - timedelta(seconds=job.heartrate)
 
     def _seconds_since_beat(self) -> float:
         beat: datetime = self._scheduler.job.latest_heartbeat

@@ -224,21 +224,27 @@ class Fields:
         label: str,
         *,
         link: Address | None = None,
-        judged: bool = True,
-        **more: str,
+        tablespace: str = "pg_default",
+        more: Mapping[str, str] | None = None,
     ) -> Iterator[Field]:
         """Yield a field for the workload *label*; its schedulers reach the database by *link*, if given.
 
-        *more* goes into the schedulers' environment; ``judged`` – the stock scheduler says how it ends.
+        *more* goes into the schedulers' environment.
         """
         label = sized(label).label
-        oracle = self._oracle(label) if judged else {}
-        with self._raw(label, link=link, oracle=oracle, more=more) as one:
+        oracle = self._oracle(label)
+        with self._raw(label, link=link, oracle=oracle, more=more or {}, tablespace=tablespace) as one:
             yield one
 
     @contextmanager
     def _raw(
-        self, label: str, *, link: Address | None, oracle: correctness.EndState, more: Mapping[str, str]
+        self,
+        label: str,
+        *,
+        more: Mapping[str, str],
+        oracle: correctness.EndState,
+        link: Address | None = None,
+        tablespace: str = "pg_default",
     ) -> Iterator[Field]:
         template = self._template(label)
         self._count += 1
@@ -246,7 +252,7 @@ class Fields:
         folder = self._folder / name
         (folder / "ready").mkdir(parents=True)
         with ExitStack() as stack:
-            address = stack.enter_context(self.server.clone(template, name))
+            address = stack.enter_context(self.server.clone(template, name, tablespace))
             self.server.execute(INSTALL, name)
             seen_by_schedulers = link.named_database(name) if link else address
             schedulers = Schedulers({**environment(folder, seen_by_schedulers, self._keys), **more}, folder)
@@ -288,7 +294,7 @@ class Fields:
     def _oracle(self, label: str) -> correctness.EndState:
         """Return how the stock scheduler ends the workload, undisturbed."""
         if label not in self._oracles:
-            with self._raw(label, link=None, oracle={}, more=_TUNED) as one:
+            with self._raw(label, oracle={}, more=_TUNED) as one:
                 one.schedulers.start("oracle")
                 one.open(1)
                 assert one.wait(600), "the stock scheduler does not end the work"

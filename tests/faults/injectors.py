@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -17,8 +18,9 @@ from tests.faults.field import OURS
 
 if TYPE_CHECKING:
     from tests.faults.field import Field
+    from tests.faults.link import FaultyLink
     from tests.faults.schedulers import Scheduler
-    from tests.faults.server import Shutdown
+    from tests.faults.server import Shutdown, SmallDisk
 
 Start = Callable[[str], object]
 """Starts a scheduler, given a label."""
@@ -118,6 +120,48 @@ class RestartServer(Injector):
     def _progress(self) -> object:
         query = "SELECT max(seq) FROM fault_audit WHERE who !~ '^(bench|faults)-'"
         return self.query(query)[0][0]
+
+
+class HurtLink(Injector):
+    """Stalls and resets connections of the link, and passes half messages."""
+
+    name = "link hurt"
+    link: FaultyLink
+
+    def inject(self) -> list[str]:
+        """Hurt one connection, or all."""
+        return self.link.hurt(self.random)
+
+
+class FillDisk(Injector):
+    """Fills the disk of the database and makes room again after a while."""
+
+    name = "disk full"
+    disk: SmallDisk
+
+    def inject(self) -> list[str]:
+        """Fill it for some seconds."""
+        self.disk.fill()
+        self.pause(self.random.uniform(1.0, 4.0))
+        self.disk.free()
+        return [self.name]
+
+
+class SetClock(Injector):
+    """Sets the schedulers' clock an hour on or back, and right again after a while."""
+
+    name = "clock jumped"
+    clock: Path
+
+    def inject(self) -> list[str]:
+        """Jump, wait, jump back; replace schedulers that another one has declared dead."""
+        there = self.random.choice(("+3600", "-3600"))
+        for offset in (there, "+0"):
+            self.clock.write_text(f"{offset}\n")
+            self.pause(self.random.uniform(3.0, 6.0))
+            for _ in range(2 - len(self.field.schedulers.running)):
+                self.start("replacement")
+        return [f"clock jumped {there} s and back"]
 
 
 class LockRows(Injector):

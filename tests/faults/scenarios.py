@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.faults.crashpoints import MOMENTS
 from tests.faults.field import ALGORITHMS
 from tests.faults.injectors import (
+    FillDisk,
+    HurtLink,
     Injector,
     KillSchedulers,
     LockRows,
     PauseSchedulers,
     RestartServer,
+    SetClock,
     TerminateBackends,
 )
 from tests.faults.invariants import shares, violations
+from tests.faults.link import FaultyLink
 from tests.faults.schedulers import BEHAVIOUR, CRASH
 
 if TYPE_CHECKING:
@@ -31,6 +37,9 @@ PATIENCE = 300.0
 """Seconds after which work that has not ended counts as stuck."""
 SMALL = "mixed-rules:dags=2,runs=3,duration=0.05"
 LARGE = "mixed-rules:dags=3,runs=30,duration=0.05"
+
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 @dataclass(slots=True)
@@ -157,6 +166,68 @@ def rows_locked(fields: Fields, outcome: Outcome, label: str) -> None:
         for fault in ("deadlock", "lock not available"):
             outcome.figures[f"passes retried: {fault}"] = logs.count(f": {fault}; trying again")
         _finish(one, outcome)
+
+
+@scenario
+def link_hurt(fields: Fields, outcome: Outcome, label: str) -> None:
+    """The schedulers' way to the database stalls, breaks, and breaks in the middle of a message."""
+    at = fields.server.address("postgres")
+    assert at.socket is not None
+    with FaultyLink(at.socket) as link, fields.field(label, link=at.behind(link.port)) as one:
+        start = _starter(one, outcome)
+        for number in range(2):
+            start(f"async {number}")
+        one.open(2)
+        injector = HurtLink(one, start, outcome.seed, 0.3, 1.5)
+        injector.link = link
+        with _injecting(one, outcome, injector):
+            pass
+        _finish(one, outcome)
+
+
+@scenario
+def disk_full(fields: Fields, outcome: Outcome, label: str) -> None:
+    """The database's disk is full now and then."""
+    with fields.server.small_disk(120) as disk, fields.field(label, tablespace=disk.tablespace) as one:
+        start = _starter(one, outcome)
+        for number in range(2):
+            start(f"async {number}")
+        one.open(2)
+        injector = FillDisk(one, start, outcome.seed, 1.0, 3.0)
+        injector.disk = disk
+        with _injecting(one, outcome, injector):
+            pass
+        disk.free()
+        _finish(one, outcome)
+
+
+@scenario
+def clock_jumped(fields: Fields, outcome: Outcome, label: str) -> None:
+    """The clock of the schedulers' machine jumps by an hour; database and workers keep theirs."""
+    if not FAKETIME.exists():
+        raise FileNotFoundError(f"{FAKETIME}: install Debian's package faketime")
+    with tempfile.TemporaryDirectory() as folder:
+        clock = Path(folder, "clock")
+        clock.write_text("+0\n")
+        faked = {
+            "LD_PRELOAD": str(FAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(clock),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        with fields.field(label, more=faked) as one:
+            start = _starter(one, outcome)
+            for number in range(2):
+                start(f"async {number}")
+            one.open(2)
+            injector = SetClock(one, start, outcome.seed, 1.0, 3.0)
+            injector.clock = clock
+            with _injecting(one, outcome, injector):
+                pass
+            clock.write_text("+0\n")
+            if not one.schedulers.running:
+                start("last")
+            _finish(one, outcome)
 
 
 def _shared(schedulers: int, stock: int) -> Scenario:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,25 @@ SETTINGS = (
 )
 
 Shutdown = Literal["fast", "immediate"]
+
+
+class SmallDisk:
+    """A disk that somebody fills up from time to time."""
+
+    tablespace = "small_disk"
+
+    def __init__(self, folder: Path) -> None:
+        self._filler = folder / "filler"
+
+    def fill(self) -> None:
+        """Leave no room on it."""
+        with suppress(OSError), self._filler.open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 16)):
+                pass
+
+    def free(self) -> None:
+        """Make room again."""
+        self._filler.unlink(missing_ok=True)
 
 
 class FaultServer:
@@ -68,13 +88,29 @@ class FaultServer:
                 return list(cursor.fetchall()) if cursor.description else []
 
     @contextmanager
-    def clone(self, template: str, name: str) -> Iterator[Address]:
+    def clone(self, template: str, name: str, tablespace: str = "pg_default") -> Iterator[Address]:
         """Yield a copy of the database *template* that lives as long as the block."""
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" TABLESPACE {tablespace}')
         try:
             yield self.address(name)
         finally:
             self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    @contextmanager
+    def small_disk(self, mebibytes: int) -> Iterator[SmallDisk]:
+        """Yield a tablespace on a disk of its own; mounting one needs root."""
+        folder = Path(self._folder.name, "disk")
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", folder], check=True)
+        try:
+            (folder / "space").mkdir(mode=0o700)
+            shutil.chown(folder / "space", self._server.system_user)
+            self.execute(f"CREATE TABLESPACE {SmallDisk.tablespace} LOCATION '{folder / 'space'}'")
+            yield SmallDisk(folder)
+            self.execute(f"DROP TABLESPACE {SmallDisk.tablespace}")
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+            folder.rmdir()
 
     def close(self) -> None:
         """Stop the server and remove its files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -178,6 +179,14 @@ async def test_heartbeat_is_written_when_due(runner: SchedulerJobRunner) -> None
     now = runner.job.latest_heartbeat
     await heartbeat.run_once()
     assert runner.job.latest_heartbeat == now, "not due"
+
+
+async def test_heartbeat_goes_on_when_the_clock_is_set_back(runner: SchedulerJobRunner) -> None:
+    """Airflow's own would sleep for the hour."""
+    runner.job.latest_heartbeat = future = datetime.now(UTC) + timedelta(hours=1)
+    heartbeat = SendHeartbeat(runner, PurposeThread("heartbeat"), Fence(runner.job.id, THRESHOLD))
+    await asyncio.wait_for(heartbeat.run_once(), 30)
+    assert runner.job.latest_heartbeat < future - timedelta(minutes=59)
 
 
 async def test_nothing_is_handed_over_while_the_fence_is_stale(airflow_db: Database) -> None:

@@ -49,7 +49,8 @@ def wrapped(orig: BaseException, *, kind: type[DBAPIError] = DBAPIError, lost: b
         ("08003", Fault.DISCONNECTED),
         ("08P01", Fault.DISCONNECTED),
         ("42P01", Fault.FATAL),  # undefined_table
-        ("53100", Fault.FATAL),  # disk_full
+        ("53100", Fault.NO_RESOURCES),  # disk_full
+        ("58030", Fault.FATAL),  # io_error
     ],
 )
 @pytest.mark.parametrize("error", [AsyncpgError, Psycopg2Error])
