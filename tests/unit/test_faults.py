@@ -101,7 +101,7 @@ def test_airflows_advisory_lock_error_is_a_lock_not_available() -> None:
         (wrapped(Exception("closed"), lost=True), Fault.DISCONNECTED),
         (wrapped(Psycopg2Error(None), kind=OperationalError), Fault.DISCONNECTED),
         (wrapped(Exception("cannot perform operation")), Fault.FATAL),
-        (wrapped(Psycopg2Error("53100"), kind=OperationalError), Fault.FATAL),  # disk_full
+        (wrapped(Psycopg2Error("58030"), kind=OperationalError), Fault.FATAL),  # io_error
         (wrapped(MySQLError(1045, "access denied"), kind=OperationalError), Fault.FATAL),
         (StaleDataError("0 rows matched"), Fault.LOST_RACE),
         (PendingRollbackError("rolled back"), Fault.LOST_RACE),
