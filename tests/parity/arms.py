@@ -209,7 +209,9 @@ class Redesigned:
 
     def schedule(self) -> None:
         new = self.assembly.redesigned
-        assert new is not None
+        if new is None:
+            self._repeat("schedule")
+            return
         self._pass("sweep")
         with create_session() as session:
             new.dirty.mark(session.scalars(select(DagRun.id).where(DagRun.state == "running")).all())
@@ -218,6 +220,12 @@ class Redesigned:
                 return
             self._pass("schedule")
         raise AssertionError("the redesigned scheduler does not come to rest")
+
+    def _repeat(self, name: str) -> None:
+        """Let a stage of Airflow's own pass until nothing changes, where the redesign is not in use."""
+        before: Any = None
+        while before != (before := _standing()):
+            self._pass(name)
 
     def enqueue(self) -> None:
         self._read_dags()
@@ -230,8 +238,8 @@ class Redesigned:
 
     def _read_dags(self) -> None:
         """Have all dags at hand, as when the schedule stage has made the instances scheduled."""
-        new = self.assembly.redesigned
-        assert new is not None
+        if (new := self.assembly.redesigned) is None:
+            return
         with create_session() as session:
             versions = session.scalars(select(DagVersion.id)).all()
         self._run(new.plans.fetch(self.assembly._sessions, versions))

@@ -211,31 +211,34 @@ def test_a_schedule_made_coarser(w: World) -> None:
     assert "scheduled" in w.states() or "queued" in w.states()
 
 
-@both()
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"is_paused": True},
-        {"is_stale": True},
-        {"has_import_errors": True},
-        {"exceeds_max_non_backfill": True},
-        {"next_dagrun_create_after": datetime(2099, 1, 1, tzinfo=UTC)},
-        {"next_dagrun_create_after": None},
-        {"next_dagrun": None},
-        {"max_active_runs": None},
-        {"max_active_runs": 0},
-        {"allowed_run_types": ["manual"]},
-        {"allowed_run_types": ["scheduled"]},
-        {"next_dagrun_data_interval_start": None, "next_dagrun_data_interval_end": None},
-    ],
-    ids=lambda columns: "-".join(f"{name}={value}" for name, value in columns.items())[:60],
+FAR = datetime(2099, 1, 1, tzinfo=UTC)
+DUE: tuple[dict[str, Any], ...] = (
+    {},
+    {"is_paused": True},
+    {"is_stale": True},
+    {"has_import_errors": True},
+    {"exceeds_max_non_backfill": True},
+    {"next_dagrun_create_after": FAR},
+    {"next_dagrun_create_after": None},
+    {"next_dagrun": None},
+    {"max_active_runs": None},
+    {"max_active_runs": 0},
+    {"allowed_run_types": ["manual"]},
+    {"allowed_run_types": ["scheduled"]},
+    {"next_dagrun_data_interval_start": None, "next_dagrun_data_interval_end": None},
 )
-def test_which_dags_are_due(w: World, columns: dict[str, Any]) -> None:
-    w.dag("one", **DAILY, max_active_runs=2)
-    w.dag("two", **DAILY, max_active_runs=2)
-    w.of_dag("two", **columns)
-    w.create()
-    assert w.count(DagRun, DagRun.dag_id == "one") == 2
+
+
+@both()
+def test_which_dags_are_due(w: World) -> None:
+    for number, _ in enumerate(DUE):
+        w.dag(f"dag{number}", **DAILY, max_active_runs=2)
+    for number, columns in enumerate(DUE):
+        if columns:
+            w.of_dag(f"dag{number}", **columns)
+    for _ in range(3):
+        w.create()
+    assert w.count(DagRun, DagRun.dag_id == "dag0") == 2
 
 
 @both()
@@ -274,3 +277,13 @@ def test_starting_goes_on_without_job_schedule(w: World) -> None:
     w.start()
     w.schedule()
     assert w.states() == {"scheduled": 1}
+
+
+@both(scheduler__allowed_run_id_pattern="^[a-z]+$")
+@pytest.mark.parametrize("run_id", ["good", "a..b", "BAD", "scheduled__2026-01-01", "manual_2026"])
+def test_run_ids_of_a_timetable(w: World, run_id: str) -> None:
+    """What a timetable of the user's calls its run has to match Airflow's own form or the pattern."""
+    w.dag(**DAILY, max_active_runs=1)
+    with patch.object(Timetable, "generate_run_id", lambda *_, **__: run_id):
+        w.create()
+    assert w.count(DagRun) == (run_id == "good")

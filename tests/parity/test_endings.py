@@ -26,7 +26,8 @@ from airflow.sdk import DAG
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions.callback import AsyncCallback, SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
-from sqlalchemy import update
+from airflow.utils.session import create_session
+from sqlalchemy import select, update
 
 from tests.parity.arms import Scripted
 from tests.parity.test_queueing import two
@@ -368,3 +369,29 @@ def test_which_executor_callbacks_are_queued(w: World) -> None:
         w.add(made)
     w.step("executor_callbacks")
     assert w.count(Callback, Callback.state == "queued") == 2
+
+
+@both()
+def test_a_missed_deadline_that_another_scheduler_has(w: World) -> None:
+    deadline_dag(DAY)
+    w.run()
+    w.run(number=1)
+    with w.rows() as session:
+        session.execute(update(Deadline).values(deadline_time=EPOCH))
+    with create_session(scoped=False) as other:
+        other.execute(select(Deadline.id).limit(1).with_for_update())
+        w.step("deadlines")
+    assert w.count(Deadline, Deadline.missed) == 1
+
+
+@both()
+@pytest.mark.parametrize("executor", ["", "x"])
+def test_odd_executor_callbacks(w: World, executor: str) -> None:
+    """Without a run, and with one that is gone: they stay."""
+    made = ExecutorCallback(SyncCallback(notify_executor), CallbackFetchMethod.IMPORT_PATH)
+    made.state = "pending"
+    if executor:
+        made.data = {**made.data, "dag_run_id": "4711", "deadline_id": "x", "dag_id": "dag"}
+    w.add(made)
+    w.step("executor_callbacks")
+    assert w.count(Callback, Callback.state == "pending") == 1

@@ -13,6 +13,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstance import clear_task_instances as clear
 from airflow.models.taskmap import TaskMap
 from airflow.models.xcom import XComModel
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, Param, task, task_group
 from sqlalchemy import select, update
 
@@ -211,6 +212,7 @@ def test_below_a_map_with_removed_instances(w: World, rule: str) -> None:
         first = taking.override(task_id="first").expand(value=[1, 2, 3, 4, 5])
         after = BaseOperator(task_id="after", trigger_rule=rule)
         taking.override(task_id="second", trigger_rule=rule).expand(value=[1, 2, 3, 4, 5]) << first
+        taking.override(task_id="third", trigger_rule=rule).expand(value=first)
         first >> after
         BaseOperator(task_id="other")
 
@@ -219,14 +221,27 @@ def test_below_a_map_with_removed_instances(w: World, rule: str) -> None:
     w.ti("first", "success", **ENDED)
     w.ti("first", "removed", index=3)
     w.ti("first", "removed", index=4)
+    results(w, "first", range(3))
     w.schedule()
     assert w.runs() == ["running"]
 
 
 @both()
-def test_a_reduction_waits_for_all_instances(w: World) -> None:
+def test_one_instance_of_a_map(w: World) -> None:
+    mapped_dag([1, 2, 3])
+    w.run()
+    w.ti("m", "success", index=0, **ENDED)
+    w.ti("m", "success", index=2, **ENDED)
+    w.schedule()
+    assert w.states() == {"success": 2, "scheduled": 1}
+
+
+@both()
+@pytest.mark.parametrize("rule", ["all_success", "all_done"])
+def test_a_reduction_waits_for_all_instances(w: World, rule: str) -> None:
     def build() -> None:
-        taking.override(task_id="after")(taking.override(task_id="m").expand(value=[1, 2, 3]))
+        mapped = taking.override(task_id="m").expand(value=[1, 2, 3])
+        taking.override(task_id="after", trigger_rule=rule)(mapped)
 
     store(build)
     w.run()
@@ -235,7 +250,7 @@ def test_a_reduction_waits_for_all_instances(w: World) -> None:
         w.check()
         w.ti("m", state, index=index, **ENDED)
     w.schedule()
-    assert w.state("after") == "skipped"
+    assert w.state("after") == ("skipped" if rule == "all_success" else "scheduled")
 
 
 @both()
@@ -399,6 +414,12 @@ def groups() -> None:
     second.override(group_id="two").expand(value=over_literal) >> BaseOperator(task_id="last")
     second.override(group_id="three").expand(value=source())
 
+    @task_group  # type: ignore[untyped-decorator]
+    def with_empty(value: Any) -> None:
+        EmptyOperator(task_id="empty") >> taking.override(task_id="d")(value)
+
+    with_empty.override(group_id="four").expand(value=[1, 2])
+
 
 @both()
 @pytest.mark.parametrize("length", [None, 0, 2])
@@ -424,3 +445,24 @@ def test_mapped_groups(w: World, length: int | None) -> None:
         w.ti("two.c", "success", **ENDED)
         w.schedule()
     assert w.state("one.b", index=1) == "success"
+
+
+@both()
+@pytest.mark.parametrize("state", ["failed", "skipped", "success", None])
+def test_mapped_setups(w: World, state: str | None) -> None:
+    def build() -> None:
+        setup = taking.override(task_id="setup").expand(value=[1, 2]).as_setup()
+        work = taking.override(task_id="work").expand(value=[1, 2])
+        after = taking.override(task_id="after", trigger_rule="all_done").expand(value=[1, 2])
+        down = BaseOperator(task_id="down").as_teardown()
+        setup >> work >> after >> down
+        setup >> down
+
+    store(build)
+    w.run()
+    w.ti("setup", "success", index=0, **ENDED)
+    w.ti("setup", state, index=1)
+    w.schedule()
+    w.ti("work", "removed", index=1)
+    w.schedule()
+    assert w.state("setup", index=1) in (state, "scheduled")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
@@ -12,15 +13,17 @@ from airflow.models.dagrun import DagRun
 from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskreschedule import TaskReschedule
+from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 from airflow.providers.standard.operators.branch import BaseBranchOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, BaseOperator, BaseSensorOperator
+from airflow.triggers.base import StartTriggerArgs
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from tests.oracle.dags import RULES
-from tests.parity.world import DAY, ENDED, World, both, in_a_thread
+from tests.parity.world import DAY, ENDED, World, both, in_a_thread, make_dag
 from tests.support.dags import EPOCH, write_dags
 
 
@@ -28,28 +31,22 @@ def _callback(_context: Any) -> None:
     return None
 
 
-def ready(state: str | None, w: World) -> dict[str, Any]:
-    """Return the columns of an instance in *state* that has nothing to wait for."""
-    values: dict[str, Any] = {"state": state, "try_number": 1 if state else 0}
-    if state == "up_for_retry":
-        values |= {"start_date": EPOCH, "end_date": w.now - timedelta(minutes=15)}
-    return values
-
-
 @both()
-@pytest.mark.parametrize("state", [None, "up_for_retry", "up_for_reschedule"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"max_active_tis_per_dag": 2}, {"max_active_tis_per_dagrun": 2}, {"depends_on_past": True}],
-    ids=lambda options: next(iter(options), "plain"),
-)
-def test_what_may_run_is_scheduled(w: World, state: str | None, options: dict[str, Any]) -> None:
-    w.dag(tasks={"a": options, "b": options})
+def test_what_may_run_is_scheduled(w: World) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "per_dag": {"max_active_tis_per_dag": 9},
+        "per_run": {"max_active_tis_per_dagrun": 9},
+        "past": {"depends_on_past": True},
+    }
+    states = {"none": None, "retry": "up_for_retry", "reschedule": "up_for_reschedule"}
+    w.dag(tasks={f"{name}_{state}": given for name, given in options.items() for state in states})
     w.run()
-    w.ti("a", **ready(state, w))
-    w.ti("b", **ready(state, w))
+    for name, (suffix, state) in itertools.product(options, states.items()):
+        ended = {"end_date": w.now - timedelta(minutes=15)} if suffix == "retry" else {}
+        w.ti(f"{name}_{suffix}", state, try_number=1 if state else 0, **ended)
     w.schedule()
-    assert w.states() == {"scheduled": 2}
+    assert w.states() == {"scheduled": 12}
 
 
 STATES = (None, "success", "failed", "skipped", "upstream_failed", "removed", "running")
@@ -227,18 +224,22 @@ def test_a_mapped_task_depends_on_all_of_its_past(w: World) -> None:
 
 
 @both()
-@pytest.mark.parametrize("minutes", [14, 16, 600])
-@pytest.mark.parametrize(
-    "options", [{}, {"exponential": True}, {"override": 60.0}], ids=lambda o: next(iter(o), "plain")
-)
-def test_waiting_for_a_retry(w: World, minutes: int, options: dict[str, Any]) -> None:
-    backoff = {"retry_exponential_backoff": 2.0} if "exponential" in options else {}
-    w.dag(tasks={"a": {"retries": 3, "retry_delay": timedelta(minutes=15), **backoff}})
+def test_waiting_for_a_retry(w: World) -> None:
+    """A delay, a growing one, and one that the worker asked for; failed so many minutes ago."""
+    columns: dict[str, dict[str, Any]] = {"plain": {}, "growing": {}, "asked": {"retry_delay_override": 60.0}}
+    ages = (14, 16, 600)
+    tasks: dict[str, Any] = {}
+    for name, age in itertools.product(columns, ages):
+        growing = {"retry_exponential_backoff": 2.0} if name == "growing" else {}
+        tasks[f"{name}{age}"] = {"retries": 3, "retry_delay": timedelta(minutes=15), **growing}
+    w.dag(tasks=tasks)
     w.run()
-    override = {"retry_delay_override": options["override"]} if "override" in options else {}
-    w.ti(state="up_for_retry", try_number=2, end_date=w.now - timedelta(minutes=minutes), **override)
+    for name, age in itertools.product(columns, ages):
+        failed = {"try_number": 2, "end_date": w.now - timedelta(minutes=age), **columns[name]}
+        w.ti(f"{name}{age}", "up_for_retry", **failed)
     w.schedule()
-    assert w.state() in ("scheduled", "up_for_retry")
+    assert w.state("plain14") == "up_for_retry"
+    assert w.state("plain16") == "scheduled"
 
 
 RESCHEDULES = ((), (-1,), (-21, -11, -1), (1,), (-19, -9, 1), (5, -1))
@@ -398,15 +399,23 @@ def test_pause_after_failures(w: World, mark: tuple[str, ...], limit: int) -> No
 
 
 @both()
-@pytest.mark.parametrize("kind", ["manual", "scheduled", "asset_triggered", "backfill", "operator_triggered"])
 @pytest.mark.parametrize("state", ["failed", "success"])
-def test_the_limit_flag_when_a_run_ends(w: World, kind: str, state: str) -> None:
-    w.dag(schedule="@daily", max_active_runs=1)
-    w.run(run_type=kind)
-    w.of_dag(exceeds_max_non_backfill=True)
-    w.ti(state=state, **ENDED)
+def test_the_limit_flag_when_a_run_ends(w: World, state: str) -> None:
+    kinds = (
+        "manual",
+        "scheduled",
+        "asset_triggered",
+        "backfill",
+        "operator_triggered",
+        "asset_materialization",
+    )
+    for kind in kinds:
+        w.dag(kind, schedule="@daily", max_active_runs=1)
+        w.run(kind, run_type=kind)
+        w.of_dag(kind, exceeds_max_non_backfill=True)
+        w.ti(dag=kind, state=state, **ENDED)
     w.schedule()
-    assert w.runs() == [state]
+    assert set(w.runs()) == {state}
 
 
 @both()
@@ -424,9 +433,13 @@ def test_metrics_of_an_ended_run(w: World) -> None:
 
 @both()
 @pytest.mark.parametrize("state", ["queued", "running", "success"])
-def test_a_task_that_another_scheduler_took_meanwhile(w: World, state: str) -> None:
+@pytest.mark.parametrize("kind", [BaseOperator, EmptyOperator])
+def test_a_task_that_another_scheduler_took_meanwhile(w: World, state: str, kind: Any) -> None:
     """Between reading and writing the row became another; it is not touched."""
-    w.dag(tasks="a b")
+    with DAG("dag", start_date=EPOCH, schedule=None) as dag:
+        kind(task_id="a")
+        BaseOperator(task_id="b")
+    write_dags(dag)
     w.run()
     taken: list[str] = []
     original = DagRun.schedule_tis
@@ -464,3 +477,87 @@ def _before_writing(change: Any) -> Any:
         return await writing.write(*args)
 
     return patch("async_scheduler.routines.redesigned.schedule.write", write)
+
+
+WIRINGS = ("s>w w>t s>t", "s>w w>t", "w>t s>t", "w>t", "s>w", "s>t", "s>w w>t s>t t>u", "s>w w>t s>t w>u", "")
+"""Of a setup, a work task, a teardown and another task or teardown."""
+
+
+@both()
+@pytest.mark.parametrize(("fails_run", "last"), [(False, "work"), (True, "teardown")])
+def test_teardowns_and_the_run(w: World, fails_run: bool, last: str) -> None:
+    """Which tasks decide the run, whatever the wiring and whoever fails."""
+    with warnings.catch_warnings(action="ignore"):
+        for number, wiring in enumerate(WIRINGS):
+            dag = make_dag(f"dag{number}", "s w t u", wiring)
+            dag.get_task("s").as_setup()
+            dag.get_task("t").as_teardown(on_failure_fail_dagrun=fails_run)
+            if last == "teardown":
+                dag.get_task("u").as_teardown(on_failure_fail_dagrun=False)
+            write_dags(dag)
+            for run, failed in enumerate(("", "w", "t", "tu")):
+                w.run(dag.dag_id, run)
+                for task in "swtu":
+                    state = "failed" if task in failed else "success"
+                    w.ti(task, state, run=run, dag=dag.dag_id, **ENDED)
+    w.schedule()
+    assert {"success", "failed"} == set(w.runs())
+
+
+@both()
+@pytest.mark.parametrize("rule", ["all_success", "all_done", "none_failed"])
+@pytest.mark.parametrize("past", [False, True])
+def test_setups_hold_back_what_is_below(w: World, rule: str, past: bool) -> None:
+    """Each pair of states of two setups, with work directly and indirectly below them, and a teardown."""
+    pairs = list(itertools.product(("success", "failed", "skipped", "running", None), repeat=2))
+    options = {"depends_on_past": True, "wait_for_past_depends_before_skipping": True} if past else {}
+    dag = make_dag(
+        "dag",
+        {
+            f"{task}{number}": {"trigger_rule": rule, **options} if task in "wv" else {}
+            for number, _ in enumerate(pairs)
+            for task in "rswvt"
+        },
+        " ".join(f"r{n}>w{n} s{n}>w{n} w{n}>v{n} v{n}>t{n} r{n}>t{n} s{n}>t{n}" for n, _ in enumerate(pairs)),
+    )
+    for number, _ in enumerate(pairs):
+        dag.get_task(f"r{number}").as_setup()
+        dag.get_task(f"s{number}").as_setup()
+        dag.get_task(f"t{number}").as_teardown()
+    write_dags(dag)
+    if past:
+        w.run(state="failed")
+    w.run(number=1)
+    for number, pair in enumerate(pairs):
+        for task, state in zip("rs", pair, strict=True):
+            w.ti(f"{task}{number}", state, run=1)
+    w.schedule()
+    assert w.runs()[-1] == "running"
+
+
+class Starting(BaseOperator):  # type: ignore[misc]
+    """Starts in the triggerer."""
+
+    start_from_trigger = True
+    start_trigger_args = StartTriggerArgs(
+        trigger_cls="airflow.providers.standard.triggers.temporal.TimeDeltaTrigger",
+        trigger_kwargs={"delta": timedelta(hours=1)},
+        next_method="execute_complete",
+        next_kwargs={"delta": timedelta(hours=2)},
+        timeout=timedelta(minutes=5),
+    )
+
+
+@both()
+@pytest.mark.parametrize("state", [None, "up_for_reschedule"])
+def test_tasks_that_start_from_a_trigger(w: World, state: str | None) -> None:
+    with DAG("dag", start_date=EPOCH, schedule=None) as dag:
+        BaseOperator(task_id="a") >> Starting(task_id="b")
+    write_dags(dag)
+    w.run()
+    w.ti("b", state, try_number=1)
+    w.schedule()
+    w.ti("a", "success", **ENDED)
+    w.schedule()
+    assert w.state("b") == "deferred"
+    assert w.count(Trigger) == 1
