@@ -19,6 +19,8 @@ from async_scheduler.bridge.threads import PurposeThread
 from async_scheduler.errors import ExecutorUnresponsive
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from airflow.executors.base_executor import BaseExecutor
 
     from async_scheduler.database.fence import Fence
@@ -55,6 +57,7 @@ class ExecutorPort:
         # Written by the executor's thread, so that nothing is lost with a beat nobody waits for any more.
         self._arrived: deque[Events] = deque()
         self._outstanding: Counter[Any] = Counter()
+        self._ids: dict[Any, UUID] = {}
         self._expected: set[Any] = set()
 
     def expect(self, key: Any) -> None:
@@ -73,6 +76,8 @@ class ExecutorPort:
         """Take a workload whose transaction has committed; the next beat hands it over."""
         self._workloads.append(workload)
         self._outstanding[workload.key] += 1
+        if (instance := getattr(workload, "ti", None)) is not None:
+            self._ids[workload.key] = instance.id
         self._expected.discard(workload.key)
         self._wake()
 
@@ -114,9 +119,21 @@ class ExecutorPort:
         """Whether a workload with *key* is expected, or was accepted and its last event has not arrived."""
         return key in self._expected or (key in self._outstanding and self._outstanding[key] > 0)
 
+    def id_of(self, key: Any) -> UUID | None:
+        """Return the id of the task instance whose workload was accepted under *key*, if it is known."""
+        return self._ids.get(key)
+
+    def settle(self, key: Any, event: tuple[Any, Any]) -> None:
+        """Drop *event* as processed, unless a newer one for the same *key* has come in meanwhile."""
+        if self.events.get(key) == event:
+            del self.events[key]
+            if key not in self._outstanding:
+                self._ids.pop(key, None)
+
     def forget(self, key: Any) -> None:
         """Expect no more of the workload with *key*, and do not hand it over if that has not happened."""
         self._outstanding.pop(key, None)
+        self._ids.pop(key, None)
         for workload in [waiting for waiting in self._workloads if waiting.key == key]:
             self._workloads.remove(workload)
 

@@ -109,9 +109,8 @@ class RunExecutor:
         async with transaction(self._sessions) as tx:
             left_over = await tx.run(self._process, dict(events), tx.sync_session)
         for key, event in events.items():
-            # A newer event for the same key may have come in meanwhile: that one stays.
-            if key not in left_over and self._port.events.get(key) == event:
-                del self._port.events[key]
+            if key not in left_over:
+                self._port.settle(key, event)
         return len(events) - len(left_over)
 
     def _process(self, events: Events, session: Session) -> set[Any]:

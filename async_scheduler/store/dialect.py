@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Select,
+    TableValuedAlias,
     any_,
     bindparam,
     extract,
@@ -107,10 +108,14 @@ def keyed(columns: Sequence[ColumnElement[Any]], name: str, dialect: Dialect) ->
     """
     if not dialect.is_postgresql:
         return tuple_(*columns).in_(bindparam(name, expanding=True))
+    return tuple_(*columns).in_(select(*given(columns, name).c))
+
+
+def given(columns: Sequence[ColumnElement[Any]], name: str) -> TableValuedAlias:
+    """Return the parameter of :func:`keyed` on PostgreSQL as a table, with a column for each of *columns*."""
     arrays = [bindparam(f"{name}_{n}", type_=ARRAY(c.type)) for n, c in enumerate(columns)]
     parts = [new_column(f"k{n}", c.type) for n, c in enumerate(columns)]
-    given = func.unnest(*arrays).table_valued(*parts, name="given").render_derived()
-    return tuple_(*columns).in_(select(*(given.c[f"k{n}"] for n in range(len(parts)))))
+    return func.unnest(*arrays).table_valued(*parts, name=name).render_derived()
 
 
 def keys(name: str, values: Sequence[Sequence[Any]], dialect: Dialect) -> dict[str, Any]:

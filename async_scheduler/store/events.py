@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import and_, bindparam, literal_column, select, true
 
 from async_scheduler.store.connection import run_on_connection
-from async_scheduler.store.dialect import Dialect, dialect_of, keyed, keys, statement
+from async_scheduler.store.dialect import Dialect, among, dialect_of, given, keyed, keys, statement
 from async_scheduler.store.tables import INSTANCE, RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -52,27 +52,57 @@ class ReportedRow(NamedTuple):
         return self.dag_id, self.task_id, self.run_id, self.map_index
 
 
+def _columns() -> list[Any]:
+    return [INSTANCE.c[name] for name in ReportedRow._fields[1:]]
+
+
+def _of_run() -> Any:
+    return and_(RUN.c.dag_id == INSTANCE.c.dag_id, RUN.c.run_id == INSTANCE.c.run_id)
+
+
 @statement
 def reported(dialect: Dialect) -> Select[Any]:
+    """Select the task instances *ids* with the ids of their runs."""
+    return select(RUN.c.id, *_columns()).join(RUN, _of_run()).where(among(INSTANCE.c.id, "ids", dialect))
+
+
+@statement
+def reported_by_key(dialect: Dialect) -> Select[Any]:
     """Select the task instances *keys* with the ids of their runs."""
     c = INSTANCE.c
-    columns = [getattr(c, name) for name in ReportedRow._fields[1:]]
-    return (
-        select(RUN.c.id, *columns)
-        .join(RUN, and_(RUN.c.dag_id == c.dag_id, RUN.c.run_id == c.run_id))
-        .where(keyed((c.dag_id, c.task_id, c.run_id, c.map_index), "keys", dialect))
+    key = (c.dag_id, c.task_id, c.run_id, c.map_index)
+    if not dialect.is_postgresql:
+        return select(RUN.c.id, *_columns()).join(RUN, _of_run()).where(keyed(key, "keys", dialect))
+    # Run by run: the planner believes that each key leads to few rows whatever the index, and would read all
+    # of a wide map again for each of its instances.
+    wanted = given(key, "keys")
+    runs = select(wanted.c.k0, wanted.c.k2).distinct().subquery("runs")
+    of_run = (
+        select(*_columns()).where(c.dag_id == runs.c.k0, c.run_id == runs.c.k2).offset(literal_column("0"))
     )
+    found = of_run.lateral("found")
+    same = (found.c[column.name] == part for column, part in zip(key, wanted.c, strict=True))
+    run = and_(RUN.c.dag_id == found.c.dag_id, RUN.c.run_id == found.c.run_id)
+    source = runs.join(found, true()).join(wanted, and_(*same)).join(RUN, run)
+    return select(RUN.c.id, *found.c).select_from(source)
 
 
-async def load_reported(session: AsyncSession, wanted: Sequence[Key]) -> list[ReportedRow]:
+async def load_reported(session: AsyncSession, wanted: Mapping[Key, UUID | None]) -> list[ReportedRow]:
     """Return the task instances with these keys, those that exist. Locks nothing, so that none is skipped.
 
-    Mirrors the query of ``SchedulerJobRunner.process_executor_events``, whose SKIP LOCKED loses events
-    (#55004).
+    *wanted* gives the id under which the executor got it, None where that is not known; one that has
+    another id by now, as a retry has, is found by its key. Mirrors the query of
+    ``SchedulerJobRunner.process_executor_events``, whose SKIP LOCKED loses events (#55004).
     """
     dialect = dialect_of(session)
-    rows = await session.execute(reported(dialect), keys("keys", wanted, dialect))
-    return [ReportedRow._make(row) for row in rows]
+    found = []
+    if ids := [instance for instance in wanted.values() if instance is not None]:
+        rows = await session.execute(reported(dialect), {"ids": ids})
+        found = [ReportedRow._make(row) for row in rows]
+    if missing := wanted.keys() - {row.key for row in found}:
+        rows = await session.execute(reported_by_key(dialect), keys("keys", list(missing), dialect))
+        found += [ReportedRow._make(row) for row in rows]
+    return found
 
 
 @statement

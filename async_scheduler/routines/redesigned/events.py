@@ -98,12 +98,11 @@ class RunExecutorInSets(RunExecutor):
                 if started:
                     given = {key.primary: info for key, info in started.items()}
                     await set_external_ids(tx.session, given)
-                rows = await load_reported(tx.session, [key.primary for key in ended]) if ended else []
+                known = {key.primary: self._port.id_of(key) for key in ended}
+                rows = await load_reported(tx.session, known) if ended else []
             settled = [*started, *self._settle(ended, rows)]
         for key in settled:
-            # A newer event for the same key may have come in meanwhile: that one stays.
-            if self._port.events.get(key) == events[key]:
-                del self._port.events[key]
+            self._port.settle(key, events[key])
         processed = len(settled) + await super().process_events()
         # Marked only now that Airflow's code has committed what it made of them.
         self._dirty.mark(self._contradicting)
