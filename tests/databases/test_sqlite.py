@@ -111,14 +111,30 @@ def test_a_second_scheduler_is_refused_and_a_dead_ones_place_is_taken(lite: File
 
 
 @pytest.mark.faults
-def test_nobody_waits_in_vain_for_the_writer(lite: File, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_real_tasks_under_local_executor(tmp_path: Path) -> None:
+    """Task processes that report to a real API server, which writes beside the scheduler."""
+    from poc_bench import record
+    from poc_bench.cli import main
+
+    size = "layers:dags=2,runs=2,tasks=10"
+    options = ("--arm", "redesigned,naive", "--db", "sqlite", "--executor", "local", "--out", str(tmp_path))
+    assert main(["run", "--workload", size, *options]) == 0
+    cells = [cell for cell in record.read(tmp_path).cells if cell.arm != "floor"]
+    assert [(cell.failure, cell.violations) for cell in cells] == [(None, []), (None, [])]
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("algorithm", ["redesigned", "upstream"])
+def test_nobody_waits_in_vain_for_the_writer(lite: File, tmp_path: Path, algorithm: str) -> None:
     """As under LocalExecutor: many tasks write through the API server while the scheduler works."""
     variables = environment(lite, tmp_path)
     prepare = "from tests.databases.workload import write_workload; write_workload(dags=4, runs=25)"
     subprocess.run([sys.executable, "-c", prepare], env=variables, cwd=ROOT, check=True)
     with schedulers_on(lite, tmp_path) as schedulers:
         scheduler = schedulers.start(
-            "--async", "--num-runs", "8", "--only-idle", AIRFLOW__ASYNC_SCHEDULER__ALGORITHM="redesigned"
+            "--async", "--num-runs", "8", "--only-idle", AIRFLOW__ASYNC_SCHEDULER__ALGORITHM=algorithm
         )
         writers = subprocess.Popen(
             [sys.executable, "-m", "tests.databases.writers"],
