@@ -41,6 +41,8 @@ FIGURES: dict[str, Figure] = {
         Figure("queue_delay_p95", "s", "lower", "the same, 95th percentile"),
         Figure("queue_delay_p99", "s", "lower", "the same, 99th percentile"),
         Figure("queue_delay_max", "s", "lower", "the same, longest"),
+        Figure("bystander_delay_p50", "s", "lower", "the same in dags without maps beside dags with, median"),
+        Figure("bystander_delay_p99", "s", "lower", "the same, 99th percentile"),
         Figure("run_start_delay_p50", "s", "lower", "from a run being due to running, median"),
         Figure("run_start_delay_p99", "s", "lower", "the same, 99th percentile"),
         Figure("run_close_delay_p50", "s", "lower", "from a run's last task's end to the run closed, median"),
@@ -89,6 +91,7 @@ def measure(plan: Plan, seen: Observation) -> Measured:
     count = len(seen.task_instances)
     latencies = {
         "queue_delay": queue_delays(plan, seen.task_instances),
+        "bystander_delay": bystander_delays(plan, seen.task_instances),
         "run_start_delay": [_seconds(run.start_date, _due(run)) for run in seen.runs if run.start_date],
         "run_close_delay": close_delays(seen.runs, seen.task_instances),
         "run_latency": [_seconds(run.end_date, _due(run)) for run in seen.runs if run.end_date],
@@ -146,6 +149,12 @@ def queue_delays(plan: Plan, rows: Sequence[TaskInstanceRow]) -> list[float]:
         if ended := [ends[before] for before in befores if before in ends]:
             delays.append(max(0.0, _seconds(row.queued_dttm, max(ended))))
     return delays
+
+
+def bystander_delays(plan: Plan, rows: Sequence[TaskInstanceRow]) -> list[float]:
+    """Return the queue delays in dags without maps, where others have some; else nothing."""
+    mapping = {dag.dag_id for dag in plan.dags if any(task.mapped_over for task in dag.tasks)}
+    return queue_delays(plan, [row for row in rows if row.dag_id not in mapping]) if mapping else []
 
 
 def close_delays(runs: Iterable[RunRow], rows: Iterable[TaskInstanceRow]) -> list[float]:

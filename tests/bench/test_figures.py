@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poc_bench.figures import close_delays, percentiles, queue_delays, sum_buckets
+from poc_bench.figures import bystander_delays, close_delays, percentiles, queue_delays, sum_buckets
 from poc_bench.plan import DagSpec, Plan, TaskSpec
 from tests.bench.test_correctness import at, run_row, ti_row
 
@@ -23,6 +23,14 @@ def test_queue_delay_is_from_the_last_upstream_end() -> None:
 
 def test_tasks_without_upstream_have_no_queue_delay() -> None:
     assert queue_delays(CHAIN, [ti_row("r1", "a", 0, 1)]) == []
+
+
+def test_bystanders_are_the_dags_without_maps_beside_one_with() -> None:
+    mapped = DagSpec("m", (TaskSpec("a", pushes=2), TaskSpec("b", mapped_over="a", upstream=("a",))))
+    rows = [ti_row("r1", "a", 0, 1), ti_row("r1", "b", 1.25, 2)]
+    beside = Plan(dags=(*CHAIN.dags, mapped))
+    assert bystander_delays(beside, rows) == [0.25]
+    assert bystander_delays(CHAIN, rows) == []
 
 
 def test_close_delay_is_from_the_runs_last_task() -> None:

@@ -6,13 +6,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstance import TaskInstance, uuid7
 from airflow.models.taskinstancekey import TaskInstanceKey
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import select, update
 
-from tests.redesigned.test_stages import REDESIGNED, states
+from async_scheduler.database.transaction import transaction
+from async_scheduler.store.events import load_reported
+from tests.redesigned.test_stages import REDESIGNED, states, take_turns
 from tests.support.dags import create_run, layered_dag, write_dags
 from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled
@@ -125,3 +127,28 @@ async def test_of_several_tries_the_last_one_counts(airflow_db: Database) -> Non
         store("queued", try_number=2, job=assembly.redesigned._scheduler.job.id)  # type: ignore[union-attr]
         await process(assembly, (key(1), SUCCESS, None), (key(2), FAILED, None))
     assert states() == {"failed": 1}
+
+
+async def test_an_instance_is_found_by_its_id_and_after_a_retry_by_its_key(airflow_db: Database) -> None:
+    store("success")
+    wanted = {key().primary: instance().id}
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        for _ in range(2):
+            async with transaction(assembly._sessions) as tx:
+                (found,) = await load_reported(tx.session, wanted)
+            assert (found.key, found.id) == (key().primary, instance().id)
+            with create_session() as session:
+                session.execute(update(TaskInstance).values(id=uuid7()))
+            assert instance().id != wanted[key().primary]
+        async with transaction(assembly._sessions) as tx:
+            assert await load_reported(tx.session, {("dag", "gone", "run_0", -1): None}) == []
+
+
+async def test_ids_are_forgotten_with_the_last_event(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    create_run("dag")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        port = assembly.ports[0]
+        await take_turns(assembly)
+        assert states() == {"success": 1}
+        assert port.id_of(key()) is None
