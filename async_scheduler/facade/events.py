@@ -11,6 +11,7 @@ from async_scheduler.routines.redesigned.events import RunExecutorInSets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
@@ -25,6 +26,15 @@ class BufferPort:
     def __init__(self, executor: Any) -> None:
         self.executor = executor
         self.events: Events = dict(executor.get_event_buffer())
+
+    def id_of(self, key: Any) -> UUID | None:
+        """Return None: who handed over what is not known here."""
+        return None
+
+    def settle(self, key: Any, event: tuple[Any, Any]) -> None:
+        """Drop *event* as processed."""
+        if self.events.get(key) == event:
+            del self.events[key]
 
 
 class BufferView:
@@ -55,7 +65,7 @@ class BufferView:
 async def process_events(scheduler: SchedulerJobRunner, sessions: Sessions, executor: Any) -> int:
     """Process what *executor* has in its buffer; return how many events were left, as Airflow does.
 
-    Events of rows that others have locked are put back into the buffer: Airflow loses them (#55004).
+    Not counted are those of task instances that are gone. Events of rows that others have locked are put back into the buffer: Airflow loses them (#55004).
     """
     port, view = BufferPort(executor), BufferView(executor)
     routine = RunExecutorInSets(
@@ -69,9 +79,8 @@ async def process_events(scheduler: SchedulerJobRunner, sessions: Sessions, exec
         dirty=DirtyRuns(),
         has_backlog=lambda: False,
     )
-    before = dict(port.events)
     await routine.process_events()
     for key, event in port.events.items():
         if isinstance(key, TaskInstanceKey):
             executor.event_buffer.setdefault(key, event)
-    return len(port.events) if before else 0
+    return len(view.get_event_buffer())
