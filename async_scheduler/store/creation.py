@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from async_scheduler.store.connection import run_on_connection
-from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, statement
+from async_scheduler.store.dialect import Dialect, among, dialect_of, keyed, keys, locked, statement
 from async_scheduler.store.running import latest_version
 from async_scheduler.store.tables import DAG, INSTANCE, RUN, SERIALIZED
 
@@ -129,6 +129,20 @@ async def load_existing(
     """Return the runs that creation might repeat, by dag and logical date. Locks nothing."""
     runs = await session.scalars(existing(dialect_of(session)), {"dag_ids": sorted(dag_ids)})
     return {(run.dag_id, run.logical_date): run for run in runs.all()}
+
+
+@statement
+def taken(dialect: Dialect) -> Select[Any]:
+    """Select those of the runs *runs*, by dag and run id, that exist."""
+    c = RUN.c
+    return select(c.dag_id, c.run_id).where(keyed((c.dag_id, c.run_id), "runs", dialect))
+
+
+async def find_taken(session: AsyncSession, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return those of *ids*, each a dag's and a run's, that a run has already. Locks nothing."""
+    dialect = dialect_of(session)
+    rows = await session.execute(taken(dialect), keys("runs", ids, dialect))
+    return {(row[0], row[1]) for row in rows}
 
 
 @statement

@@ -15,8 +15,10 @@ from airflow.sdk import Param
 from airflow.sdk.definitions.timetables.trigger import CronPartitionTimetable
 from airflow.timetables.base import Timetable
 from sqlalchemy import select, update
+from sqlalchemy.exc import PendingRollbackError
 
-from tests.parity.world import DAY, World, both
+from tests.parity.arms import redesigned, stock
+from tests.parity.world import DAY, World, both, world
 from tests.support.dags import EPOCH
 
 DAILY: dict[str, Any] = {"schedule": DAY, "catchup": True}
@@ -287,3 +289,33 @@ def test_run_ids_of_a_timetable(w: World, run_id: str) -> None:
     with patch.object(Timetable, "generate_run_id", lambda *_, **__: run_id):
         w.create()
     assert w.count(DagRun) == (run_id == "good")
+
+
+def test_an_id_that_is_taken_holds_up_nobody(parity_db: None) -> None:
+    """Airflow's scheduler ends here: its session is unusable after the failed insert, and it goes on with it.
+
+    A dag whose timetable has become another kind can name its next run as it has named an earlier one.
+    """
+    with world(redesigned) as w:
+        w.dag("one", **DAILY, max_active_runs=2)
+        w.dag("two", **DAILY, max_active_runs=3)
+        w.run("two", -5, "success", run_id="scheduled__2026-01-02T00:00:00+00:00")
+        w.create()
+        assert w.count(DagRun, DagRun.dag_id == "one") == 2
+        assert w.count(DagRun, DagRun.dag_id == "two") == 1
+    with world(stock) as w:
+        w.dag("two", **DAILY, max_active_runs=3)
+        w.run("two", -5, "success", run_id="scheduled__2026-01-02T00:00:00+00:00")
+        with pytest.raises(PendingRollbackError):
+            w.create()
+
+
+def test_a_timetable_that_gives_all_runs_one_id(parity_db: None) -> None:
+    with world(redesigned) as w:
+        w.dag(**DAILY, max_active_runs=3)
+        with patch.object(
+            Timetable, "generate_run_id", lambda *_, **__: "scheduled__2026-01-02T00:00:00+00:00"
+        ):
+            w.create()
+            w.create()
+        assert w.count(DagRun) == 1

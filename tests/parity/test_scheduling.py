@@ -43,7 +43,7 @@ def test_what_may_run_is_scheduled(w: World) -> None:
     w.dag(tasks={f"{name}_{state}": given for name, given in options.items() for state in states})
     w.run()
     for name, (suffix, state) in itertools.product(options, states.items()):
-        ended = {"end_date": w.now - timedelta(minutes=15)} if suffix == "retry" else {}
+        ended: dict[str, Any] = {"end_date": w.now - timedelta(minutes=15)} if suffix == "retry" else {}
         w.ti(f"{name}_{suffix}", state, try_number=1 if state else 0, **ended)
     w.schedule()
     assert w.states() == {"scheduled": 12}

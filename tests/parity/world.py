@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -317,12 +317,22 @@ def both(
 def _tell(story: Callable[..., None], executors: Executors, arguments: dict[str, Any]) -> Iterator[Any]:
     began = datetime.now(UTC)
     for arm in ARMS:
-        wipe()
-        made, metrics = executors(), _Metrics()
-        with patch.object(stats, "_backend", metrics), arm(made) as scheduler:
-            world = World(scheduler, made, began, metrics.sent)
-            story(world, **arguments)
-            yield world.end()
+        with world(arm, executors, began) as w:
+            story(w, **arguments)
+            yield w.end()
+
+
+@contextmanager
+def world(
+    arm: Callable[[list[Scripted]], AbstractContextManager[Arm]],
+    executors: Executors = lambda: [Scripted()],
+    began: datetime | None = None,
+) -> Iterator[World]:
+    """Yield the world of one scheduler, on an emptied database."""
+    wipe()
+    made, metrics = executors(), _Metrics()
+    with patch.object(stats, "_backend", metrics), arm(made) as scheduler:
+        yield World(scheduler, made, began or datetime.now(UTC), metrics.sent)
 
 
 @contextmanager

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow import settings as airflow_settings
-from airflow._shared.observability.metrics import stats
-from airflow._shared.observability.traces import new_task_run_carrier
 from airflow._shared.timezones import timezone
 from airflow.models.dag import DagModel
-from airflow.models.dagrun import DagRun
-from airflow.models.taskinstance import uuid7
 from airflow.utils.platform import getuser
 from airflow.utils.sqlalchemy import prohibit_commit
-from airflow.utils.state import DagRunState
-from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
 from async_scheduler.database.transaction import Sessions, Transaction, transaction
 from async_scheduler.driver.routine import NOTHING, Outcome
+from async_scheduler.routines.redesigned.batch import Batch, add_instances, add_next_run, drop_runs, report
 from async_scheduler.store.creation import (
     DueDag,
-    NewInstances,
     claim_due_dags,
     count_active_runs,
+    find_taken,
     find_work,
     insert_instances,
     load_existing,
@@ -36,36 +30,16 @@ from async_scheduler.store.creation import (
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from uuid import UUID
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from sqlalchemy.orm import Session
 
     from async_scheduler.plans.cache import CompiledDag, Plans
-    from async_scheduler.plans.templates import TaskTemplate
 
 log = logging.getLogger(__name__)
 
 LookUpAhead = Callable[[], AbstractAsyncContextManager[None]]
-
-
-@dataclass(slots=True)
-class Batch:
-    """The runs of one pass: their objects, and their task instances in the form of the bulk insert."""
-
-    job: int | None
-    now: datetime
-    log_template: int
-    room: int
-    """How many task instances may still be added."""
-    active: Counter[str]
-    existing: dict[tuple[str, datetime | None], DagRun]
-    runs: list[DagRun] = field(default_factory=list)
-    instances: NewInstances = field(default_factory=NewInstances)
-    template_numbers: dict[UUID, dict[str, int]] = field(default_factory=dict)
-    tasks: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """New task instances by (dag, operator), for the metric."""
 
 
 class CreateDagRuns:
@@ -192,13 +166,27 @@ class CreateDagRuns:
         waiting, turns = list(dags), self._turns or inf
         while waiting and batch.room > 0 and turns > 0:
             # One run of each dag in turn, so that none fills the batch alone.
-            waiting = [(dag, compiled) for dag, compiled in waiting if _add_next_run(batch, dag, compiled)]
+            waiting = [(dag, compiled) for dag, compiled in waiting if add_next_run(batch, dag, compiled)]
             turns -= 1
-        tx.session.add_all(batch.runs)
+        await self._leave_out_taken(tx, batch, dags)
+        tx.session.add_all(run for run, _ in batch.runs)
         await tx.session.flush()
+        add_instances(batch)
         await insert_instances(tx.session, batch.instances, self._unixname, batch.now)
-        _report(batch)
+        report(batch)
         return len(batch.runs)
+
+    async def _leave_out_taken(
+        self, tx: Transaction, batch: Batch, dags: Sequence[tuple[DagModel, CompiledDag]]
+    ) -> None:
+        """Let dags whose new runs have ids that are taken be as they were: still due, without a new run."""
+        taken = await find_taken(tx.session, sorted(batch.ids)) if batch.ids else set()
+        if not taken:
+            return
+        left_out = drop_runs(batch, taken)
+        for dag, _ in dags:
+            if dag.dag_id in left_out:
+                tx.sync_session.expire(dag)
 
 
 def _is_usual(dag: DagModel, compiled: CompiledDag) -> bool:
@@ -209,102 +197,3 @@ def _is_usual(dag: DagModel, compiled: CompiledDag) -> bool:
         and dag.next_dagrun is not None
         and dag.allowed_run_types is None
     )
-
-
-def _add_next_run(batch: Batch, dag: DagModel, compiled: CompiledDag) -> bool:
-    """Add the run that *dag* is due for; return whether it is due for another one.
-
-    A dag that cannot be scheduled must not keep others from it: whatever its timetable or parameters raise
-    is logged, as Airflow does.
-    """
-    try:
-        existing = batch.existing.get((dag.dag_id, dag.next_dagrun))
-        if existing is not None:
-            log.warning("run already exists; skipping dagrun creation: %s %s", dag.dag_id, dag.next_dagrun)
-            dag.calculate_dagrun_date_fields(dag=compiled.dag, reference_run=existing)
-        else:
-            run = _new_run(batch, dag, compiled)
-            dag.calculate_dagrun_date_fields(dag=compiled.dag, reference_run=run)
-            batch.active[dag.dag_id] += 1
-            dag.exceeds_max_non_backfill = batch.active[dag.dag_id] >= (dag.max_active_runs or 0)
-    except Exception:
-        log.exception("Failed creating DagRun of %s", dag.dag_id)
-        return False
-    due = dag.next_dagrun_create_after
-    return due is not None and due <= batch.now and not dag.exceeds_max_non_backfill
-
-
-def _new_run(batch: Batch, dag: DagModel, compiled: CompiledDag) -> DagRun:
-    """Add a run as ``SerializedDAG.create_dagrun`` makes it."""
-    serialized = compiled.dag
-    info = serialized.timetable.next_run_info_from_dag_model(dag_model=dag)
-    run_id = serialized.timetable.generate_run_id(
-        run_type=DagRunType.SCHEDULED,
-        run_after=info.run_after,
-        data_interval=info.data_interval,
-        partition_key=info.partition_key,
-    )
-    serialized.params.deep_merge(None).validate()
-    run = DagRun(
-        dag_id=dag.dag_id,
-        run_id=run_id,
-        logical_date=info.logical_date,
-        data_interval=info.data_interval,
-        run_after=info.run_after,
-        run_type=DagRunType.SCHEDULED,
-        triggered_by=DagRunTriggeredByType.TIMETABLE,
-        state=DagRunState.QUEUED,
-        creating_job_id=batch.job,
-        bundle_version=None if serialized.disable_bundle_versioning else dag.bundle_version,
-    )
-    run.log_template_id = batch.log_template
-    run.created_dag_version_id = compiled.version
-    run.consumed_asset_events = []
-    _add_instances(batch, run, compiled)
-    batch.runs.append(run)
-    return run
-
-
-def _add_instances(batch: Batch, run: DagRun, compiled: CompiledDag) -> None:
-    new = batch.instances
-    numbers = batch.template_numbers.get(compiled.version)
-    if numbers is None:
-        numbers = batch.template_numbers[compiled.version] = _number_templates(new, compiled)
-    new.runs.append((run.dag_id, run.run_id, compiled.version))
-    run_number, carriers = len(new.runs), child_carriers(run.context_carrier)
-    for template in _templates_at(compiled, run.logical_date):
-        batch.tasks[run.dag_id, template.operator] += 1
-        batch.room -= len(template.map_indexes)
-        for map_index in template.map_indexes:
-            new.ids.append(uuid7())
-            new.run_numbers.append(run_number)
-            new.template_numbers.append(numbers[template.task_id])
-            new.map_indexes.append(map_index)
-            new.carriers.append(next(carriers))
-
-
-def child_carriers(of_run: Any) -> Iterator[dict[str, str]]:
-    """Yield the trace context of one task instance after another; without tracing it is that of the run."""
-    while (carrier := new_task_run_carrier(of_run)) != of_run:
-        yield carrier
-    while True:
-        yield carrier
-
-
-def _templates_at(compiled: CompiledDag, logical_date: datetime | None) -> Iterator[TaskTemplate]:
-    return (template for template in compiled.templates or () if template.exists_at(logical_date))
-
-
-def _number_templates(new: NewInstances, compiled: CompiledDag) -> dict[str, int]:
-    numbers = {}
-    for template in compiled.templates or ():
-        new.templates.append(template.columns())
-        numbers[template.task_id] = len(new.templates)
-    return numbers
-
-
-def _report(batch: Batch) -> None:
-    """The metric of ``DagRun._create_task_instances``, which counts tasks."""
-    for (dag_id, operator), count in batch.tasks.items():
-        tags: dict[str, Any] = {"dag_id": dag_id, "run_type": str(DagRunType.SCHEDULED.value)}
-        stats.incr("task_instance_created", count, tags={**tags, "task_type": operator})

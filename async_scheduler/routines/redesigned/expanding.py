@@ -10,7 +10,7 @@ from airflow.models.taskinstance import uuid7
 from airflow.utils.platform import getuser
 
 from async_scheduler.errors import LostRace
-from async_scheduler.routines.redesigned.create import child_carriers
+from async_scheduler.routines.redesigned.batch import child_carriers
 from async_scheduler.store.creation import TEMPLATE_COLUMNS, NewInstances, insert_instances
 from async_scheduler.store.expansion import (
     UnexpandedRow,
