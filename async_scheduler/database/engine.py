@@ -78,6 +78,8 @@ def _engine_args(backend: str, pool_size: int, pool_timeout: float) -> dict[str,
         # No ping at check-out, which costs a round trip: a routine that meets a dead connection is
         # retried by its driver, on a new one.
         "pool_pre_ping": False,
+        # Errors are logged with their statement; its values may be run configurations and callback arguments.
+        "hide_parameters": True,
     }
     if backend == "postgresql":
         args["insertmanyvalues_page_size"] = 10_000
