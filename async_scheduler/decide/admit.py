@@ -151,7 +151,7 @@ class Admission:
                 logging.WARNING,
                 "Not executing %s. Requested pool slots (%s) are greater than "
                 "total pool slots: '%s' for pool: %s.",
-                f"{one.dag_id}.{one.task_id} {one.run_id}",
+                _described(one),
                 one.pool_slots,
                 pool.total,
                 one.pool,
@@ -180,3 +180,9 @@ class Admission:
 
     def _note(self, level: int, text: str, *arguments: Any) -> None:
         self.notes.append(Note(level, text, arguments))
+
+
+def _described(one: Candidate) -> str:
+    """Return how Airflow's log lines name a task instance."""
+    index = f"map_index={one.map_index} " if one.map_index != -1 else ""
+    return f"<TaskInstance: {one.dag_id}.{one.task_id} {one.run_id} {index}[scheduled] ti_id={one.id}>"

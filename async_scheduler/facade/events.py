@@ -65,7 +65,8 @@ class BufferView:
 async def process_events(scheduler: SchedulerJobRunner, sessions: Sessions, executor: Any) -> int:
     """Process what *executor* has in its buffer; return how many events were left, as Airflow does.
 
-    Not counted are those of task instances that are gone. Events of rows that others have locked are put back into the buffer: Airflow loses them (#55004).
+    Not counted are those of task instances that are gone. Events of rows that others have locked are put
+    back into the buffer: Airflow loses them (#55004).
     """
     port, view = BufferPort(executor), BufferView(executor)
     routine = RunExecutorInSets(

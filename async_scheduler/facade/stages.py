@@ -21,7 +21,7 @@ from async_scheduler.facade.visible import show_rows
 from async_scheduler.plans.cache import CompiledDag, Plans
 from async_scheduler.routines.redesigned.create import CreateDagRuns
 from async_scheduler.routines.redesigned.dirty import DirtyRuns
-from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, Section, _described
+from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, Section, _described, _report
 from async_scheduler.routines.redesigned.handover import Callbacks, HandedOver, Handover
 from async_scheduler.routines.redesigned.schedule import Pass, ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
@@ -244,21 +244,27 @@ class EnqueueGivenInstances(EnqueueTaskInstances):
         while True:
             try:
                 async with transaction(self._sessions) as tx:
-                    section = await self._work(tx, most)
-                    if section is not None and section.unplanned:
-                        raise _Unplanned(section.unplanned)
+                    section = await self._entered(tx, most)
                     found = await self._as_objects(tx, section)
             except _Unplanned as again:
                 await self._plans.fetch(self._sessions, again.versions)
             else:
-                self._committed.clear()  # handing over is the other half
-                _report_section(section)
+                _report(section)
                 return found
 
-    async def _as_objects(self, tx: Transaction, section: Section | None) -> list[Any]:
+    def _commit_later(self, row: QueuedRow, executor: Any) -> None:
+        """Handing over is the other half."""
+
+    async def _entered(self, tx: Transaction, most: int) -> Section:
+        section = await self._work(tx, most)
         if section is None:
             taken = RuntimeError(ADVISORY_LOCK_TAKEN)
             raise OperationalError("Failed to acquire advisory lock", params=None, orig=taken)
+        if section.unplanned:
+            raise _Unplanned(section.unplanned)
+        return section
+
+    async def _as_objects(self, tx: Transaction, section: Section) -> list[Any]:
         order = {row.id: number for number, row in enumerate(section.queued)}
         if not order:
             return []
@@ -271,13 +277,11 @@ class EnqueueGivenInstances(EnqueueTaskInstances):
         """Give *instances* to *executor* as workloads; those of ended runs lose their state instead."""
         now = timezone.utcnow()
         async with transaction(self._sessions) as tx:
-            states = {ti.id: ti.state for ti in instances}
-            rows = await load_instances(tx.session, list(states))
-            for ti in instances:
-                row = rows.get(ti.id)
-                if row is not None and row.run_state in State.finished_dr_states:
-                    await release_from(tx.session, [row.id], states[row.id], now)
-                elif row is not None and _has_version(row):
+            rows = await load_instances(tx.session, [ti.id for ti in instances])
+            for row, state in (rows[ti.id] for ti in instances if ti.id in rows):
+                if row.run_state in State.finished_dr_states:
+                    await release_from(tx.session, [row.id], state, now)
+                elif _has_version(row):
                     executor.queue_workload(self._workloads.make(row, executor), session=session)
 
 
@@ -289,10 +293,3 @@ def _has_version(row: QueuedRow) -> bool:
             _described(row),
         )
     return row.dag_version_id is not None
-
-
-def _report_section(section: Section | None) -> None:
-    from async_scheduler.routines.redesigned.enqueue import _report
-
-    if section is not None:
-        _report(section)

@@ -65,13 +65,15 @@ def instances(dialect: Dialect) -> Select[Any]:
     """Select the task instances *ids* as ``scheduled.queued`` does, whatever their state."""
     c = INSTANCE.c
     columns = [c[name] for name in _INSTANCE_COLUMNS]
-    return _with_dag_and_run(columns).where(among(c.id, "ids", dialect))
+    return _with_dag_and_run(columns).add_columns(c.state).where(among(c.id, "ids", dialect))
 
 
-async def load_instances(session: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, QueuedRow]:
-    """Return what the workloads of task instances need, by id. Locks nothing."""
+async def load_instances(
+    session: AsyncSession, ids: Sequence[UUID]
+) -> dict[UUID, tuple[QueuedRow, str | None]]:
+    """Return what the workloads of task instances need, and their states, by id. Locks nothing."""
     rows = await session.execute(instances(dialect_of(session)), {"ids": sorted(ids)})
-    return {row.id: row for row in map(QueuedRow._make, rows)}
+    return {columns[0]: (QueuedRow._make(columns), state) for *columns, state in rows}
 
 
 @statement

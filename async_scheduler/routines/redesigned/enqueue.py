@@ -269,7 +269,7 @@ class EnqueueTaskInstances:
 
 def _described(row: QueuedRow) -> str:
     index = f"map_index={row.map_index} " if row.map_index != -1 else ""
-    return f"<TaskInstance: {row.dag_id}.{row.task_id} {row.run_id} {index}[queued]>"
+    return f"<TaskInstance: {row.dag_id}.{row.task_id} {row.run_id} {index}[queued] ti_id={row.id}>"
 
 
 def _report(section: Section) -> None:
