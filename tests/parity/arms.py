@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow._shared.observability.metrics import stats
 from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
 from airflow.executors.base_executor import BaseExecutor
 from airflow.jobs.job import Job
@@ -16,8 +17,9 @@ from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from airflow.utils.sqlalchemy import prohibit_commit
+from airflow.utils.sqlalchemy import is_lock_not_available_error, prohibit_commit
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from async_scheduler.routines.timers import TIMERS
 from tests.support.scheduler import FAST, assembled
@@ -153,12 +155,28 @@ class Stock:
 
     def enqueue(self) -> None:
         for _ in range(MOST_PASSES):
-            with create_session() as session, prohibit_commit(session) as guard:
-                free = sum(executor.slots_available for executor in self.runner.executors)
-                queued = self.runner._critical_section_enqueue_task_instances(session) if free > 0 else 0
-                guard.commit()
-            if not queued:
+            if not self._enter_section():
                 return
+
+    def _enter_section(self) -> int:
+        """The last part of ``_do_scheduling``."""
+        with create_session() as session, prohibit_commit(session) as guard:
+            if sum(executor.slots_available for executor in self.runner.executors) <= 0:
+                return 0
+            timer = stats.timer("scheduler.critical_section_duration")
+            timer.start()
+            try:
+                queued = int(self.runner._critical_section_enqueue_task_instances(session))
+            except OperationalError as error:
+                timer.stop(send=False)
+                if not is_lock_not_available_error(error=error):
+                    raise
+                stats.incr("scheduler.critical_section_busy")
+                session.rollback()
+                return 0
+            timer.stop(send=True)
+            guard.commit()
+            return queued
 
     def report(self, executor: Scripted, events: Events) -> None:
         executor.event_buffer.update(events)

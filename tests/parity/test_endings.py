@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -31,7 +30,7 @@ from sqlalchemy import select, update
 
 from tests.parity.arms import Scripted
 from tests.parity.test_queueing import two
-from tests.parity.world import DAY, ENDED, World, both
+from tests.parity.world import DAY, ENDED, Lines, World, both
 from tests.support.dags import EPOCH, write_dags
 
 
@@ -131,7 +130,7 @@ def consume(w: World, run: DagRun) -> None:
 @pytest.mark.parametrize("callbacks", [False, True])
 @pytest.mark.parametrize("kind", ["scheduled", "manual", "backfill"])
 def test_runs_that_time_out(w: World, callbacks: bool, kind: str) -> None:
-    w.compare_metrics("dagrun.duration", "dagrun.dependency-check")
+    w.compare_metrics("dagrun.duration")
     options: dict[str, Any] = BOTH if callbacks else {}
     w.dag(
         tasks="a b c d e",
@@ -219,44 +218,12 @@ def test_log_lines(w: World) -> None:
     w.dag(tasks="a b c", edges="a>c b>c", dagrun_timeout=DAY)
     store_ends(w, start_date=w.now - timedelta(hours=1))
     w.run(number=10)
-    lines = Lines()
-    with patch.object(DagRun, "log", logging.getLogger("airflow.models.dagrun.DagRun")), lines.kept():
+    lines, name = Lines(), "airflow.models.dagrun.DagRun"
+    with patch.object(DagRun, "log", logging.getLogger(name)), lines.of(name):
         w.schedule()
-    w.note(*sorted(lines.about("DagRun Finished", "Marking run", "Task deadlock")))
+    durations = re.compile(r"run_duration=[\d.]+")
+    w.note(*(durations.sub("", line) for line in lines.about("DagRun Finished", "Marking run", "deadlock")))
     assert lines.about("DagRun Finished")
-
-
-class Lines(logging.Handler):
-    """Keeps what is logged, without what belongs to one run of the test only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the text."""
-        self.texts.append(record.getMessage())
-
-    def about(self, *starts: str) -> list[str]:
-        """Return the lines in which one of *starts* occurs, with durations left out."""
-        return [
-            text.partition("run_end_date")[0] + text.partition(" state=")[2]
-            for text in self.texts
-            if any(start in text for start in starts)
-        ]
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Listen to the runs' logger while the block runs."""
-        logger = logging.getLogger("airflow.models.dagrun.DagRun")
-        level = logger.level
-        logger.addHandler(self)
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.removeHandler(self)
-            logger.setLevel(level)
 
 
 @both()

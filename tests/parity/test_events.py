@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
 from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.asset import AssetAliasModel, AssetEvent, AssetModel
 from airflow.models.callback import (
     Callback,
@@ -29,7 +31,7 @@ from airflow.sdk.definitions.callback import SyncCallback
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select, update
 
-from tests.parity.world import World, both
+from tests.parity.world import Lines, World, both
 from tests.support.dags import EPOCH
 
 FAILED, SUCCESS = TaskInstanceState.FAILED, TaskInstanceState.SUCCESS
@@ -284,3 +286,19 @@ def test_a_callback_that_cannot_be_sent(w: World) -> None:
     with patch.object(DatabaseCallbackSink, "send", raising):
         w.report((w.key("b"), FAILED))
     assert w.state("b") == "failed"
+
+
+@both()
+def test_the_line_that_tools_parse(w: World) -> None:
+    """Once for each task instance an executor is done with, whatever becomes of it."""
+    w.dag(tasks="a b c d")
+    w.run()
+    for task, state in zip("abcd", ("success", "queued", "deferred", "failed"), strict=True):
+        stuck(w, task, state, hostname="host", pid=7, start_date=EPOCH, end_date=EPOCH)
+    w.ti("d", try_number=2)
+    lines, name = Lines(), "airflow.jobs.scheduler_job_runner.SchedulerJobRunner"
+    given = classmethod(lambda _: logging.getLogger(name))
+    with patch.object(SchedulerJobRunner, "logger", given), lines.of(name):
+        w.report(*((w.key(task), SUCCESS) for task in "abcd"))
+    w.note(*lines.about("TaskInstance Finished", "try_number mismatch"))
+    assert len(lines.about("TaskInstance Finished")) == 4

@@ -13,10 +13,13 @@ import pytest
 from airflow.executors.executor_utils import ExecutorName
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
+from airflow.models.pool import Pool
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
+from airflow.utils.db import DBLocks
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
+from sqlalchemy import func, select
 from sqlalchemy.orm.attributes import set_committed_value
 
 from tests.parity.arms import Scripted
@@ -514,7 +517,7 @@ def test_starved_pools_do_not_use_up_the_limit_of_a_run(w: World) -> None:
 
 @both()
 def test_durations_that_are_reported(w: World) -> None:
-    w.compare_metrics("task.scheduled_duration")
+    w.compare_metrics("task.scheduled_duration", "scheduler.critical_section?")
     w.dag(tasks="a b c")
     w.run()
     scheduled(w, "a", "b", "c", scheduled_dttm=w.now - timedelta(hours=1))
@@ -522,3 +525,19 @@ def test_durations_that_are_reported(w: World) -> None:
     w.ti("c", scheduled_dttm=None)
     w.enqueue()
     assert w.states() == {"queued": 3}
+
+
+@both()
+@pytest.mark.parametrize("held", ["advisory", "pool"])
+def test_another_scheduler_is_in_the_section(w: World, held: str) -> None:
+    w.compare_metrics("scheduler.critical_section")
+    w.dag()
+    w.run()
+    scheduled(w, "a")
+    with create_session(scoped=False) as other:
+        if held == "pool":
+            other.execute(select(Pool.id).with_for_update())
+        else:
+            other.execute(select(func.pg_advisory_xact_lock(DBLocks.SCHEDULER_CRITICAL_SECTION.value)))
+        w.enqueue()
+    assert w.states() == {"scheduled": 1}

@@ -420,7 +420,9 @@ def test_the_limit_flag_when_a_run_ends(w: World, state: str) -> None:
 
 @both()
 def test_metrics_of_an_ended_run(w: World) -> None:
-    w.compare_metrics("dagrun.duration", "dagrun.first_task", "dagrun.dag.first", "ti_", "task_")
+    w.compare_metrics(
+        "dagrun.duration", "dagrun.first_task", "dagrun.dag.first", "ti_", "task_", "dagrun.dependency-check?"
+    )
     w.dag(schedule="@daily", catchup=True)
     for number, kind in enumerate(("scheduled", "manual", "scheduled", "scheduled")):
         w.run(number=number, run_type=kind, queued_at=EPOCH, clear_number=int(number == 3))

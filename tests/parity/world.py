@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import logging
 import threading
 import warnings
 from collections import Counter
@@ -23,6 +24,7 @@ from unittest.mock import patch
 import pytest
 from airflow._shared.observability.metrics import stats
 from airflow._shared.observability.metrics.base_stats_logger import NoStatsLogger
+from airflow._shared.observability.metrics.protocols import Timer
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.pool import Pool
@@ -214,8 +216,18 @@ class World:
         self.notes.append(read(self._reading))
 
     def compare_metrics(self, *names: str) -> None:
-        """Compare how often metrics whose names begin so were sent, by name and tags."""
+        """Compare how often metrics whose names begin so were sent, by name and tags.
+
+        Of names that end in ``?`` only whether they were sent: how often depends on the number of passes.
+        """
         self._wanted = names
+
+    def _sent(self) -> dict[Any, int]:
+        counted = tuple(name for name in self._wanted if not name.endswith("?"))
+        seen = tuple(name[:-1] for name in self._wanted if name.endswith("?"))
+        return {key: n for key, n in self.metrics.items() if key[0].startswith(counted)} | {
+            key: 1 for key in self.metrics if key[0].startswith(seen)
+        }
 
     def end(self) -> dict[str, Any]:
         """Return everything that is compared."""
@@ -228,9 +240,7 @@ class World:
                 sorted(self._reading.value(_described(workload)) for workload in one.given)
                 for one in self.executors
             ],
-            "metrics": {key: n for key, n in self.metrics.items() if key[0].startswith(self._wanted)}
-            if self._wanted
-            else {},
+            "metrics": self._sent(),
         }
 
 
@@ -242,6 +252,35 @@ def _described(workload: Any) -> str:
             inner.pop("context_carrier", None)
             inner.pop("dag_version_id", None)
     return repr(dumped)
+
+
+class Lines(logging.Handler):
+    """Keeps what one of Airflow's loggers is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the text."""
+        self.texts.append(record.getMessage())
+
+    def about(self, *parts: str) -> list[str]:
+        """Return the lines in which one of *parts* occurs, sorted."""
+        return sorted(text for text in self.texts if any(part in text for part in parts))
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Listen to the logger *name* while the block runs."""
+        logger = logging.getLogger(name)
+        level = logger.level
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+            logger.setLevel(level)
 
 
 def in_a_thread(change: Callable[[], None]) -> None:
@@ -279,6 +318,21 @@ class _Metrics(NoStatsLogger):  # type: ignore[misc]
 
     def timing(self, stat: str, dt: Any, *, tags: Any = None) -> None:
         self.sent[stat, _flat(tags)] += 1
+
+    def timer(self, stat: str | None = None, *_: Any, tags: Any = None, **__: Any) -> Timer:
+        """Return a timer whose end is noted."""
+        return _Timed(self, stat, tags)
+
+
+class _Timed(Timer):  # type: ignore[misc]
+    def __init__(self, metrics: _Metrics, stat: str | None, tags: Any) -> None:
+        super().__init__()
+        self._note = lambda: metrics.timing(stat, 0, tags=tags) if stat else None
+
+    def stop(self, send: bool = True) -> None:
+        super().stop(send)
+        if send:
+            self._note()
 
 
 def _flat(tags: Any) -> tuple[tuple[str, str], ...]:

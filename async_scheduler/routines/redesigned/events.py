@@ -131,7 +131,7 @@ class RunExecutorInSets(RunExecutor):
                 "Another scheduler may have already modified this TI.",
                 row.try_number,
                 key.try_number,
-                key,
+                _described(row),
                 row.state,
                 self._scheduler.job.id,
             )
@@ -154,6 +154,12 @@ class RunExecutorInSets(RunExecutor):
             row.queued_by_job_id,
             row.pid,
         )
+
+
+def _described(row: ReportedRow) -> str:
+    """Return what ``TaskInstance.__repr__`` says."""
+    index = f"map_index={row.map_index} " if row.map_index >= 0 else ""
+    return f"<TaskInstance: {row.dag_id}.{row.task_id} {row.run_id} {index}[{row.state}] ti_id={row.id}>"
 
 
 def _line(row: ReportedRow) -> tuple[Any, ...]:
