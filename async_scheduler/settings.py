@@ -120,7 +120,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "algorithm",
-        "upstream",
+        "redesigned",
         _choice(get_args(Algorithm)),
         "Who decides: the redesigned stages, which work on sets of rows and wake on events "
         "(``redesigned``), or Airflow's own functions as coroutines (``upstream``). With "
@@ -334,7 +334,7 @@ class Settings:
     """The values of ``[async_scheduler]``, read once at start. Times are in seconds."""
 
     mode: Mode = "concurrent"
-    algorithm: Algorithm = "upstream"
+    algorithm: Algorithm = "redesigned"
     runs_per_visit: int = 32
     visits_at_once: int = 4
     dags_per_creation: int = 50

@@ -18,8 +18,8 @@ from async_scheduler.settings import Settings
 if TYPE_CHECKING:
     from airflow.executors.base_executor import BaseExecutor
 
-FAST = Settings(event_loop="asyncio", executor_poll_interval=0.02, shutdown_grace=5.0)
-"""Settings of a test's scheduler unless it needs others."""
+FAST = Settings(algorithm="upstream", event_loop="asyncio", executor_poll_interval=0.02, shutdown_grace=5.0)
+"""Settings of a test's scheduler unless it needs others: Airflow's own code decides."""
 
 
 def run_until_idle(
