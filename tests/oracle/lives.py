@@ -67,12 +67,14 @@ class Stock:
 
     def _queue(self) -> None:
         self._executor.full = False
-        while any_scheduled() and self._pass():
-            pass
+        while any_scheduled():
+            with create_session() as session:
+                if not self._runner._critical_section_enqueue_task_instances(session=session):
+                    return
 
-    def _pass(self) -> int:
+    def _pass(self) -> None:
         with create_session() as session:
-            return int(self._runner._do_scheduling(session))
+            self._runner._do_scheduling(session)
 
     def _hear(self) -> bool:
         """Let the executor speak; return whether it had anything to say."""

@@ -166,7 +166,8 @@ def test_the_stage_ends_where_airflow_comes_to_rest_deeply(
 
 
 @given(dag=mapped_dags())
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(600)
 def test_the_stage_ends_where_airflow_comes_to_rest_with_maps(
     airflow_db: Database, oracle: Oracle, dag: Dag
 ) -> None:

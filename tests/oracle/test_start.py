@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from airflow.models.backfill import Backfill, BackfillDagRun
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from tests.oracle.test_critical_section import clear
 from tests.support.dags import EPOCH, create_run, layered_dag, write_dags
@@ -44,6 +45,8 @@ class QueuedDag:
     backfill_paused: bool
 
 
+COLUMNS = ("state", "start_date", "end_date", "last_scheduling_decision", "scheduled_by_job_id")
+"""What starting a run may change."""
 RUNS = 7
 DAGS = st.builds(
     QueuedDag,
@@ -59,9 +62,14 @@ DAGS = st.builds(
 
 def store(dags: list[QueuedDag]) -> None:
     """Store dags, runs and backfills."""
-    for dag in dags:
-        dag_id = f"dag_{next(numbers)}"
-        write_dags(layered_dag(dag_id, [1], max_active_runs=max(dag.limit, 1)))
+    ids = [f"dag_{next(numbers)}" for _ in dags]
+    write_dags(
+        *(
+            layered_dag(dag_id, [1], max_active_runs=max(dag.limit, 1))
+            for dag_id, dag in zip(ids, dags, strict=True)
+        )
+    )
+    for dag_id, dag in zip(ids, dags, strict=True):
         runs = [create_run(dag_id, number) for number in range(RUNS)]
         with create_session() as session:
             values = {"is_paused": dag.paused, "max_active_runs": dag.limit}
@@ -69,6 +77,28 @@ def store(dags: list[QueuedDag]) -> None:
             backfill = _backfill(session, dag, dag_id) if any(dag.backfilled) else None
             for number, run in enumerate(runs):
                 _store_run(session, dag, number, run, backfill)
+
+
+def begin_again(before: list[dict[str, Any]]) -> None:
+    """Let the runs stand as they did *before*."""
+    statement = (
+        update(DagRun.__table__)
+        .where(DagRun.__table__.c.id == bindparam("run"))
+        .values({name: bindparam(f"new_{name}") for name in COLUMNS})
+    )
+    with create_session() as session:
+        session.connection().execute(statement, before)
+
+
+def standing() -> list[dict[str, Any]]:
+    """Return how the runs stand, for :func:`begin_again`."""
+    c = DagRun.__table__.c
+    with create_session() as session:
+        rows = session.execute(select(c.id, *(c[name] for name in COLUMNS))).all()
+    return [
+        {"run": run, **{f"new_{name}": value for name, value in zip(COLUMNS, values, strict=True)}}
+        for run, *values in rows
+    ]
 
 
 def _backfill(session: Any, dag: QueuedDag, dag_id: str) -> Backfill:
@@ -104,9 +134,8 @@ def _store_run(session: Any, dag: QueuedDag, number: int, run: DagRun, backfill:
     session.execute(update(DagRun).where(DagRun.id == run.id).values(values))
 
 
-def started_by(algorithm: Algorithm, dags: list[QueuedDag]) -> list[tuple[Any, ...]]:
-    """Store the runs, let one algorithm start what it may, and return what became of them."""
-    store(dags)
+def started_by(algorithm: Algorithm) -> list[tuple[Any, ...]]:
+    """Let one algorithm start what it may, and return what became of the runs."""
 
     async def run() -> None:
         chosen = replace(FAST, algorithm=algorithm)
@@ -121,17 +150,27 @@ def started_by(algorithm: Algorithm, dags: list[QueuedDag]) -> list[tuple[Any, .
     c = DagRun.__table__.c
     columns = (c.run_id, c.run_after, c.state, c.start_date.is_not(None), c.end_date.is_not(None))
     with create_session() as session:
-        rows = session.execute(select(*columns).order_by(c.id))
-        seen = [tuple(row) for row in rows]
+        return [tuple(row) for row in session.execute(select(*columns).order_by(c.id))]
+
+
+def forget() -> None:
+    """Delete what was stored."""
     with create_session() as session:
         session.query(BackfillDagRun).delete()
     clear()
     with create_session() as session:
         session.query(Backfill).delete()
-    return seen
 
 
 @given(dags=st.lists(DAGS, min_size=1, max_size=3))
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(600)
 def test_both_start_the_same_runs(airflow_db: Database, dags: list[QueuedDag]) -> None:
-    assert started_by("redesigned", dags) == started_by("upstream", dags)
+    store(dags)
+    try:
+        before = standing()
+        ours = started_by("redesigned")
+        begin_again(before)
+        assert ours == started_by("upstream")
+    finally:
+        forget()
