@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sqlalchemy.util.concurrency import await_only, in_greenlet
@@ -26,11 +27,7 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     if in_greenlet():
         return await_only(coroutine)
-    if _is_loop_running():
-        return step(coroutine)
-    # A loop factory of our own leaves the thread's event loop policy alone.
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        return runner.run(coroutine)
+    return step(coroutine) if _is_loop_running() else _run(coroutine)
 
 
 def _is_loop_running() -> bool:
@@ -39,6 +36,29 @@ def _is_loop_running() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a loop of the call's own.
+
+    Not ``asyncio.run``: its way with Ctrl-C cancels the task at its next wait, and here it never waits.
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        _cancel_rest(loop)
+        loop.close()
+
+
+def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """End what a signal handler that exits has left of the turns, and of their task group."""
+    while left := asyncio.all_tasks(loop):
+        for task in left:
+            task.cancel()
+        # The exit goes on as it is: that the task group reports it once more says nothing new.
+        with suppress(SystemExit, KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait(left))
 
 
 def step(coroutine: Coroutine[Any, Any, T]) -> T:

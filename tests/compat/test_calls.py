@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import MagicMock
 
 import airflow.timetables.trigger  # noqa: F401  (takes the clock by name: not while a test has stopped it)
@@ -25,6 +25,7 @@ from sqlalchemy import event, func, select
 
 from async_scheduler.compat import SyncFacadeRunner
 from async_scheduler.facade.driving import CannotWait, step
+from async_scheduler.facade.sessions import OverBlockingDriver
 from async_scheduler.facade.stages import ScheduleGivenRuns
 from tests.compat.rows import ASSET, RUNNERS, chain, new_runner, queue_asset_event, set_states
 from tests.support.dags import create_run, scheduled_dag, write_dags
@@ -213,6 +214,29 @@ def test_a_call_inside_a_running_loop_is_stepped() -> None:
 
     assert asyncio.run(inside()) == 1
     assert states()["a"] == "queued"
+
+
+@pytest.mark.usefixtures("run_of_two")
+def test_a_call_below_run_sync_is_awaited() -> None:
+    """As Airflow's code makes it when a coroutine has handed it a session."""
+    runner = new_runner(SyncFacadeRunner)
+
+    async def inside(session: Session) -> None:
+        over = OverBlockingDriver(sync_session_class=cast("Any", lambda **_: session))
+        await over.run_sync(lambda same: runner._schedule_dag_run(the_run(same), same))
+
+    with create_session() as session:
+        asyncio.run(inside(session))
+    assert states()["a"] == "scheduled"
+
+
+def test_a_signal_ends_the_loop_of_turns() -> None:
+    """As with Airflow's runner, whose signal handler exits; nothing is left pending."""
+    runner = new_runner(SyncFacadeRunner)
+    runner._do_scheduling = MagicMock(side_effect=SystemExit(0))
+    with pytest.raises(SystemExit):
+        runner._execute()
+    assert runner.executor.ended
 
 
 def test_a_stepped_coroutine_cannot_wait() -> None:
