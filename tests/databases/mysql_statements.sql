@@ -33,6 +33,11 @@ INSERT INTO task_instance (id, task_id, dag_id, run_id, map_index, start_date, e
 SELECT max(log_template.id) AS max_1
 FROM log_template;
 
+-- creation.taken
+SELECT dag_run.dag_id, dag_run.run_id
+FROM dag_run
+WHERE (dag_run.dag_id, dag_run.run_id) IN (__[POSTCOMPILE_runs]);
+
 -- creation.work
 SELECT EXISTS (SELECT 1
 FROM dag
@@ -45,6 +50,11 @@ WHERE asset_partition_dag_run.created_dag_run_id IS NULL)) AS anon_2;
 UPDATE task_instance SET updated_at=%s, external_executor_id=%s WHERE task_instance.dag_id = %s AND task_instance.task_id = %s AND task_instance.run_id = %s AND task_instance.map_index = %s;
 
 -- events.reported
+SELECT dag_run.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.id AS id_1, task_instance.state, task_instance.try_number, task_instance.max_tries, task_instance.queued_by_job_id, task_instance.start_date, task_instance.end_date, task_instance.duration, task_instance.pool, task_instance.queue, task_instance.priority_weight, task_instance.operator, task_instance.queued_dttm, task_instance.scheduled_dttm, task_instance.pid
+FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id
+WHERE task_instance.id IN (__[POSTCOMPILE_ids]);
+
+-- events.reported_by_key
 SELECT dag_run.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.id AS id_1, task_instance.state, task_instance.try_number, task_instance.max_tries, task_instance.queued_by_job_id, task_instance.start_date, task_instance.end_date, task_instance.duration, task_instance.pool, task_instance.queue, task_instance.priority_weight, task_instance.operator, task_instance.queued_dttm, task_instance.scheduled_dttm, task_instance.pid
 FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id
 WHERE (task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index) IN (__[POSTCOMPILE_keys]);
@@ -95,7 +105,7 @@ FROM dag
 WHERE dag.dag_id IN (__[POSTCOMPILE_dag_ids]);
 
 -- given.instances
-SELECT task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.try_number, task_instance.dag_version_id, task_instance.hostname, task_instance.context_carrier, task_instance.queue, task_instance.pool_slots, task_instance.priority_weight, task_instance.executor, task_instance.executor_config, task_instance.external_executor_id, task_instance.scheduled_dttm, task_instance.end_date, dag.bundle_name, dag.relative_fileloc, dag_run.bundle_version, dag_run.logical_date, dag_run.state AS run_state
+SELECT task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.try_number, task_instance.dag_version_id, task_instance.hostname, task_instance.context_carrier, task_instance.queue, task_instance.pool_slots, task_instance.priority_weight, task_instance.executor, task_instance.executor_config, task_instance.external_executor_id, task_instance.scheduled_dttm, task_instance.end_date, dag.bundle_name, dag.relative_fileloc, dag_run.bundle_version, dag_run.logical_date, dag_run.state AS run_state, task_instance.state
 FROM task_instance INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id
 WHERE task_instance.id IN (__[POSTCOMPILE_ids]);
 
@@ -109,7 +119,7 @@ WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DE
  LIMIT %s) AS anon_1, (SELECT backfill_dag_run.sort_ordinal
 FROM backfill_dag_run
 WHERE backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id
- LIMIT %s) AS anon_2
+ LIMIT %s) AS anon_2, dag_run.state
 FROM dag_run
 WHERE dag_run.id IN (__[POSTCOMPILE_ids]) ORDER BY dag_run.id;
 
