@@ -40,7 +40,11 @@ class ExecutorView:
         return repr(self._port.executor)
 
     def queue_workload(self, workload: Any, session: Session | None = None) -> None:
-        """Hand *workload* over once the transaction that queued its task has committed."""
+        """Hand *workload* over once the transaction that queued its task has committed.
+
+        Until then it is expected; a rollback leaves it so, which does no harm: its task is queued once more.
+        """
+        self._port.expect(workload.key)
         after_commit(lambda: self._port.accept(workload))
 
     def expect(self, key: TaskInstanceKey) -> None:
