@@ -282,6 +282,21 @@ def test_a_replaced_method_is_called() -> None:
         assert runner._schedule_all_dag_runs(guard, runs, session) == [(runs[1], None)]
 
 
+@pytest.mark.usefixtures("run_of_two")
+def test_a_spy_sees_the_call_once() -> None:
+    """What is handed over to Airflow's method of the same name does not come back to the spy."""
+    runner = new_runner(SyncFacadeRunner)
+    set_states("dag", {"a": "queued"}, try_number=1, queued_by_job_id=runner.job.id)
+    spy = MagicMock(side_effect=runner._process_executor_events)
+    runner._process_executor_events = spy
+    with create_session() as session:
+        (key,) = (ti.key for ti in session.scalars(select(TaskInstance).where(TaskInstance.task_id == "a")))
+        runner.executor.event_buffer[key] = TaskInstanceState.FAILED, "killed"
+        runner._process_executor_events(executor=runner.executor, session=session)
+    assert spy.call_count == 1
+    assert states()["a"] == "failed"
+
+
 class Overridden(SyncFacadeRunner):
     """A subclass with a critical section of its own."""
 
