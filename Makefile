@@ -45,11 +45,13 @@ demo: $(READY)  ## Run the DAGs of config/dev/dags on a cluster of real processe
 cluster: $(READY)  ## Keep that cluster up, with the UI on http://localhost:8080, until Ctrl-C
 	@$(CLUSTER) up $(CLUSTER_OPTIONS)
 
-check: $(READY)  ## Lint, formatting, types, layers
+check: $(READY)  ## Lint, formatting, types, layers, dependencies and their licences
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pip check
+	$(BIN)/python config/check-licences
 
 format: $(READY)  ## Format the code and mend what ruff can
 	$(BIN)/ruff format .
