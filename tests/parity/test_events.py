@@ -9,7 +9,6 @@ from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
-from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.asset import AssetAliasModel, AssetEvent, AssetModel
 from airflow.models.callback import (
@@ -272,20 +271,6 @@ def test_context_of_consumed_events(w: World) -> None:
         dag_run.consumed_asset_events.append(event)
     w.report((w.key(), FAILED))
     assert w.count(Callback) == 1
-
-
-@both()
-def test_a_callback_that_cannot_be_sent(w: World) -> None:
-    w.dag(tasks={"a": {"on_failure_callback": _callback}, "b": {}})
-    w.run()
-    stuck(w, "b")
-
-    def raising(self: Any, callback: Any, session: Any = None) -> None:
-        raise ValueError("planted")
-
-    with patch.object(DatabaseCallbackSink, "send", raising):
-        w.report((w.key("b"), FAILED))
-    assert w.state("b") == "failed"
 
 
 @both()

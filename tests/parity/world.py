@@ -304,7 +304,7 @@ def make_dag(dag_id: str, tasks: Any, edges: str = "", **options: Any) -> DAG:
     return dag
 
 
-class _Metrics(NoStatsLogger):  # type: ignore[misc]
+class Metrics(NoStatsLogger):  # type: ignore[misc]
     """Counts what is sent, by name and tags; gauges with their value."""
 
     def __init__(self) -> None:
@@ -325,14 +325,14 @@ class _Metrics(NoStatsLogger):  # type: ignore[misc]
 
 
 class _Timed(Timer):  # type: ignore[misc]
-    def __init__(self, metrics: _Metrics, stat: str | None, tags: Any) -> None:
+    def __init__(self, metrics: Metrics, stat: str | None, tags: Any) -> None:
         super().__init__()
-        self._note = lambda: metrics.timing(stat, 0, tags=tags) if stat else None
+        self._send: Callable[[], None] = lambda: metrics.timing(stat, 0, tags=tags) if stat else None
 
     def stop(self, send: bool = True) -> None:
         super().stop(send)
         if send:
-            self._note()
+            self._send()
 
 
 def _flat(tags: Any) -> tuple[tuple[str, str], ...]:
@@ -384,7 +384,7 @@ def world(
 ) -> Iterator[World]:
     """Yield the world of one scheduler, on an emptied database."""
     wipe()
-    made, metrics = executors(), _Metrics()
+    made, metrics = executors(), Metrics()
     with patch.object(stats, "_backend", metrics), arm(made) as scheduler:
         yield World(scheduler, made, began or datetime.now(UTC), metrics.sent)
 
