@@ -100,9 +100,8 @@ class Visit:
     def _round(self, candidates: Iterable[int]) -> tuple[list[int], list[int]]:
         """One pass over the run. Return the positions that were ready, and those that finished."""
         outcome, states = self._outcome, self._states
-        ready, flagged, changed = self._examine(candidates)
         before = len(outcome.expanded)
-        resolved = self._expand(ready)
+        ready, flagged, resolved, changed = self._examine(candidates)
         unfinished, deadlocked = bool(self._unfinished), False
         if len(outcome.expanded) > before:
             # An expansion makes Airflow look again at what is unfinished, flags of this pass included.
@@ -123,58 +122,64 @@ class Visit:
         self._unfinished -= len(finished)
         return ready, finished
 
-    def _examine(self, positions: Iterable[int]) -> tuple[list[int], list[int], bool]:
-        """Look at the schedulable ones among *positions*.
+    def _examine(self, positions: Iterable[int]) -> tuple[list[int], list[int], list[int], bool]:
+        """Look at the schedulable ones among *positions*, in order.
 
-        Return those that are ready, those that got a finished state, and whether one of these was among
-        the unready, which alone counts as a change (``DagRun._get_ready_tis``).
+        Return those that are ready, those that got a finished state, those of mapped tasks that end where
+        they should have been expanded, and whether one of the second kind was among the unready, which
+        alone counts as a change (``DagRun._get_ready_tis``).
         """
-        ready, flagged, changed = [], [], False
+        ready, flagged, resolved, changed = [], [], [], False
         states, waiting, met = self._states, self._facts.waiting, self._dependencies.met
-        tasks, live = self._board.tasks, self._board.plan.live_readers
+        tasks, plan = self._board.tasks, self._board.plan
+        revised: set[int] = set()
         for position in self._board.open_positions(positions, self._hopeless):
             passed = met(position, waits=True)
-            self._hopeless[position] = not (passed or position in waiting or tasks[position] in live)
+            self._hopeless[position] = not (
+                passed or position in waiting or tasks[position] in plan.live_readers
+            )
             if states[position] <= LAST_FINISHED:
                 flagged.append(position)
                 changed = changed or not passed
-            elif passed:
+            elif not passed:
+                continue
+            elif not plan.maps or plan.tasks[tasks[position]].length is None:
                 ready.append(position)
-        return ready, flagged, changed
+            elif self._board.map_indexes[position] >= 0:
+                self._check_indexes(tasks[position], revised)
+                ready.append(position)
+            # What is mapped over this one and comes later in this round sees how it ends.
+            elif self._expand(position):
+                resolved.append(position)
+        return ready, flagged, resolved, changed
 
-    def _expand(self, ready: list[int]) -> list[int]:
-        """Take the instances of mapped tasks out of *ready* that become several, or none.
+    def _check_indexes(self, task: int, revised: set[int]) -> None:
+        """Once for each task: are its instances those that its inputs ask for?"""
+        if task in revised:
+            return
+        revised.add(task)
+        length = self._length_of(task)
+        self._outcome.strange |= length is not None and not self._board.has_indexes(task, length)
 
-        Return those that end with it: without a known length or with one of 0. The others are written as
-        the instances they become, which the next visit examines (``TaskMap.expand_mapped_task``).
+    def _expand(self, position: int) -> bool:
+        """Expand an instance of a mapped task that has no map index (``TaskMap.expand_mapped_task``).
+
+        It is written as the instances it becomes, which the next visit examines. Return whether it ends
+        with it: without a known length or with one of 0.
         """
-        board = self._board
-        resolved: list[int] = []
-        if not board.plan.maps:
-            return resolved
-        by_task: dict[int, list[int]] = {}
-        for position in ready:
-            if board.plan.tasks[board.tasks[position]].length is not None:
-                by_task.setdefault(board.tasks[position], []).append(position)
-        for number, positions in by_task.items():
-            length = length_of(_known(board.plan.tasks[number].length), self._result_of)
-            if board.map_indexes[positions[0]] >= 0:
-                self._outcome.strange |= length is not None and not board.has_indexes(number, length)
-            elif len(board.positions_of([number])) > 1 or self._states[positions[0]] != NO_STATE:
-                self._outcome.strange = True
-            else:
-                ready.remove(positions[0])
-                resolved += self._become(positions[0], length)
-        return resolved
-
-    def _become(self, position: int, length: int | None) -> list[int]:
-        """Note what an unexpanded instance becomes; return it if it ends with that."""
-        self._outcome.expanded[position] = length
+        task = self._board.tasks[position]
+        if self._board.rows[task] > 1 or self._states[position] != NO_STATE:
+            self._outcome.strange = True
+            return False
+        length = self._outcome.expanded[position] = self._length_of(task)
         if length:
             self._outcome.unsettled = True
-            return []
+            return False
         self._states[position] = UPSTREAM_FAILED if length is None else SKIPPED
-        return [position]
+        return True
+
+    def _length_of(self, task: int) -> int | None:
+        return length_of(_known(self._board.plan.tasks[task].length), self._result_of)
 
     def _result_of(self, result: ResultOf) -> int | None:
         """Return the length of a result: of a mapped task only once all its instances have finished."""

@@ -57,3 +57,12 @@ def test_a_task_that_resumes_is_not_taken_for_dead_while_it_is_handed_over(airfl
     end = interleaved_end(story, airflow_db, b"", OverlappingHandover)
     ((state, try_number, *_),) = end.picture.instances.values()
     assert (state, try_number) == ("success", 1)
+
+
+def test_a_map_over_a_map_that_fails_in_the_same_pass_fails(oracle: Oracle) -> None:
+    """Maps are expanded one after another in the order of task ids; a later one sees how an earlier ended."""
+    done = Task(state="success", try_number=1)
+    maps = Task((0,), mapped=(0,)), Task((1,), rule="always", mapped=(1,))
+    agree(oracle, Dag((done, *maps)))
+    agree(oracle, Dag((done, *maps), names=("a", "c", "b")))
+    agree(oracle, Dag((Task(state="success", try_number=1, returned=0), *maps)))
