@@ -21,7 +21,7 @@ from async_scheduler.store.dialect import takes_row_locks
 from async_scheduler.store.sole import find_earlier, note_alive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -72,7 +72,7 @@ def _first_line(error: BaseException, password: str | None) -> str:
     return line.replace(password, "***") if password else line
 
 
-def refuse_second_scheduler(job: int) -> None:
+def refuse_second_scheduler(job: int, wait: Callable[[float], object] = time.sleep) -> None:
     """Make sure that *job* is the only scheduler where Airflow takes no row locks.
 
     An earlier scheduler that was killed leaves a job that looks alive until ``[scheduler]
@@ -103,7 +103,7 @@ def refuse_second_scheduler(job: int) -> None:
                 log.info("Waiting to see whether scheduler job %d is dead or alive", other.id)
             if seen.setdefault(other.id, other.latest_heartbeat) != other.latest_heartbeat:
                 raise SecondScheduler(_name(dialect), other.id, other.hostname)
-        time.sleep(LOOK_AGAIN)
+        wait(LOOK_AGAIN)
 
 
 def _name(dialect: Any) -> str:

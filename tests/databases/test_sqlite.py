@@ -90,6 +90,7 @@ def test_every_statement_runs(lite: File, tmp_path: Path) -> None:
     assert {name: error for name, error in outcome.items() if error} == {}
 
 
+@pytest.mark.faults
 def test_a_second_scheduler_is_refused_and_a_dead_ones_place_is_taken(lite: File, tmp_path: Path) -> None:
     quick = {"AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1"}
     with schedulers_on(lite, tmp_path) as schedulers:
