@@ -36,9 +36,9 @@ FINISHED_LINE = (
 )
 ENDED = frozenset({"success", "failed"})
 STARTED = frozenset({"queued", "running"})
-SHORTEST_POLL = 0.01
+SHORTEST_POLL = 0.005
 """Seconds between two beats of an executor that is busy and quick."""
-BEAT_SHARE = 4.0
+BEAT_SHARE = 1.0
 """A beat that took long is followed by a pause so many times as long."""
 BUSY_FOR = 1.0
 """Seconds after the last workload or event for which an executor counts as busy."""
