@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,8 @@ from airflow.utils.state import DagRunState
 from sqlalchemy import select, update
 
 from async_scheduler.routines.redesigned import writing
-from tests.redesigned.test_stages import REDESIGNED, run_states, states
+from async_scheduler.store import scheduled
+from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
 from tests.support.dags import create_run, layered_dag, write_dags
 from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled
@@ -128,3 +130,24 @@ async def test_a_heartbeat_is_no_change(airflow_db: Database) -> None:
         await new.sweep.run_once()
         set_state("l0_t0", "running")
         assert (await new.sweep.run_once()).counts["marked"] == 0
+
+
+async def test_a_task_is_queued_after_the_places_were_counted(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    create_run("dag")
+    counted: list[datetime] = []
+
+    async def lock(*args: Any) -> Any:
+        found = await scheduled.lock_candidates(*args)
+        counted.append(datetime.now(UTC))
+        return found
+
+    monkeypatch.setattr("async_scheduler.routines.redesigned.enqueue.lock_candidates", lock)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        await take_turns(assembly)
+    with create_session() as session:
+        queued = session.scalars(select(TaskInstance.queued_dttm)).one()
+    assert queued is not None
+    assert queued >= counted[0]

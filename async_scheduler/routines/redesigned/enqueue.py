@@ -200,6 +200,8 @@ class EnqueueTaskInstances:
         if not admitted:
             return
         order = {one.id: number for number, one in enumerate(admitted)}
+        # Not before the counts were read: a task queued into a place just left must not seem to overlap.
+        section.now = timezone.utcnow()
         rows = await mark_queued(
             tx.session, list(order), self._scheduler.job.id, section.now, self._preassigned()
         )
