@@ -45,6 +45,8 @@ class StartDagRuns:
         self._dirty = dirty
         self._plans = plans
         self._window = window
+        self._unreadable: set[str] = set()
+        """The dags that the last pass could not start a run of: each is named once while that lasts."""
 
     async def run_once(self) -> Outcome:
         """Start what may start; report how many runs."""
@@ -82,13 +84,16 @@ class StartDagRuns:
 
     async def _allowed(self, tx: Transaction, claimed: Sequence[StartableRun]) -> list[Planned]:
         obtained = await self._obtain(tx, claimed)
-        allowed = []
+        allowed, unreadable = [], set()
         for run in claimed:
             compiled = self._plans.get(run.version)
             if compiled is None:
-                log.error("DAG '%s' not found in serialized_dag table", run.dag_id)
+                unreadable.add(run.dag_id)
             elif run.backfill_id is None or run.backfill_id in obtained:
                 allowed.append((run, compiled))
+        for dag_id in sorted(unreadable - self._unreadable):
+            log.error("DAG '%s' not found in serialized_dag table", dag_id)
+        self._unreadable = unreadable
         return allowed
 
     async def _obtain(self, tx: Transaction, claimed: Sequence[StartableRun]) -> set[int]:
