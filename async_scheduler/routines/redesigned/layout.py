@@ -175,8 +175,8 @@ def lay_out(plan: DagPlan, rows: StateRows) -> tuple[Board, Ids, Layout | None]:
     order, mapped = _order(len(plan.tasks), tasks, rows.map_indexes)
     board = Board(
         plan,
-        [tasks[row] for row in order] if mapped else range(len(plan.tasks)),
-        [mapped[row] for row in order] if mapped else [-1] * len(order),
+        range(len(plan.tasks)) if mapped is None else [tasks[row] for row in order],
+        [-1] * len(order) if mapped is None else [mapped[row] for row in order],
         [states[row] for row in order],
     )
     if rows.digest is None:
@@ -185,13 +185,15 @@ def lay_out(plan: DagPlan, rows: StateRows) -> tuple[Board, Ids, Layout | None]:
     return board, layout.ids, layout
 
 
-def _order(count: int, tasks: list[int], map_indexes: list[int] | None) -> tuple[list[int], list[int]]:
-    """Return the rows in the order of positions, and their map indexes; none where each task has one row."""
+def _order(
+    count: int, tasks: list[int], map_indexes: list[int] | None
+) -> tuple[list[int], list[int] | None]:
+    """Return the rows in the order of positions, and their map indexes; None where each task has one row."""
     if map_indexes is None and len(tasks) == count:
         order = [0] * count
         for row, task in enumerate(tasks):
             order[task] = row
-        return order, []
+        return order, None
     mapped = map_indexes or [-1] * len(tasks)
     return sorted(range(len(tasks)), key=lambda row: (tasks[row], mapped[row])), mapped
 
