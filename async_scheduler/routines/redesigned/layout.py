@@ -185,9 +185,7 @@ def lay_out(plan: DagPlan, rows: StateRows) -> tuple[Board, Ids, Layout | None]:
     return board, layout.ids, layout
 
 
-def _order(
-    count: int, tasks: list[int], map_indexes: list[int] | None
-) -> tuple[list[int], list[int] | None]:
+def _order(count: int, tasks: list[int], map_indexes: list[int] | None) -> tuple[list[int], list[int] | None]:
     """Return the rows in the order of positions, and their map indexes; None where each task has one row."""
     if map_indexes is None and len(tasks) == count:
         order = [0] * count
