@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from airflow.cli.simple_table import AirflowConsole
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
+from async_scheduler.database.engine import create_engine
+from async_scheduler.database.sessions import new_session
 from async_scheduler.errors import AsyncSchedulerError
 from async_scheduler.secrets.adapter import AsyncBackendAdapter
 from async_scheduler.secrets.assembly import make_chain
@@ -43,20 +45,15 @@ def check(args: Namespace) -> None:
 async def _look_up(
     lookups: Sequence[Lookup],
 ) -> tuple[tuple[AsyncSecretsBackend, ...], list[tuple[Lookup, Attempt]]]:
-    chain: AsyncSecretsChain = make_chain(Settings.from_airflow())
+    settings = Settings.from_airflow()
+    # As the scheduler connects; a few look-ups do not pay for finding out whether a pooler is there.
+    engine = create_engine(1, settings.pool_timeout, pgbouncer=True, reads_only=True)
+    chain: AsyncSecretsChain = make_chain(settings, lambda: new_session(engine))
     try:
         return chain.backends, [(lookup, tried) for lookup in lookups for tried in await chain.trace(lookup)]
     finally:
         await chain.aclose()
-        await _close_database()
-
-
-async def _close_database() -> None:
-    """Close the connections of Airflow's async engine, which belong to the event loop that now ends."""
-    from airflow import settings
-
-    if settings.async_engine is not None:
-        await settings.async_engine.dispose()
+        await engine.dispose()
 
 
 def _backend_row(number: int, backend: AsyncSecretsBackend) -> dict[str, str]:
