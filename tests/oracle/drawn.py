@@ -110,7 +110,7 @@ def _with_skips(draw: st.DrawFn, drawn: list[Work]) -> list[Work]:
 
 
 @st.composite
-def stories(draw: st.DrawFn, most: int = 5, steps: int = 4) -> Story:
+def stories(draw: st.DrawFn, most: int = 5, steps: int = 3) -> Story:
     """Draw a story of up to *most* tasks and *steps* steps."""
     graph, groups = draw(graphs(most))
     return Story(
@@ -128,7 +128,7 @@ def stories(draw: st.DrawFn, most: int = 5, steps: int = 4) -> Story:
 
 
 @st.composite
-def busy_stories(draw: st.DrawFn, most: int = 4, steps: int = 2) -> Story:
+def busy_stories(draw: st.DrawFn, most: int = 3, steps: int = 2) -> Story:
     """Draw a story to be led with everything at once.
 
     What ends differently when things happen in another order under any scheduler is left out: branches, that

@@ -56,7 +56,7 @@ class Stock:
 
     def _settle(self) -> None:
         self._executor.full = True
-        before: Any = None
+        before = fingerprint()
         for _ in range(MOST_TURNS):
             self._pass()
             now = fingerprint()

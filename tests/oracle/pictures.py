@@ -106,13 +106,16 @@ def _kind(callback: Callback) -> tuple[Any, ...]:
 
 
 def fingerprint() -> Any:
-    """Return something that is another one when any run or task instance has changed."""
+    """Return something that is another one when a pass over dags and runs has changed anything."""
     with create_session() as session:
         instances = session.execute(
             select(INSTANCE.id, INSTANCE.state, INSTANCE.try_number, INSTANCE.map_index)
         )
         runs = session.execute(select(RUN.id, RUN.state, RUN.start_date))
-        return {tuple(row) for row in instances}, {tuple(row) for row in runs}
+        dags = session.execute(
+            select(_DAG.dag_id, _DAG.next_dagrun_create_after, _DAG.exceeds_max_non_backfill)
+        )
+        return {tuple(row) for row in instances}, {tuple(row) for row in runs}, {tuple(row) for row in dags}
 
 
 def any_scheduled() -> bool:

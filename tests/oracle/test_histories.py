@@ -64,7 +64,7 @@ def test_both_lead_the_same_life(airflow_db: Database, story: Story) -> None:
 
 @pytest.mark.deep
 @given(story=stories(most=8, steps=9))
-@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(6000)
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(7200)
 def test_both_lead_the_same_life_deeply(airflow_db: Database, story: Story) -> None:
     agree(story)

@@ -76,7 +76,7 @@ def agree(story: Story, database: Database, choices: bytes) -> None:
     assert not found, "\n".join(found)
 
 
-@given(story=busy_stories(), choices=st.binary(min_size=160, max_size=160))
+@given(story=busy_stories(), choices=st.binary(min_size=161, max_size=161))
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.timeout(600)
 def test_any_interleaving_ends_as_airflow_does(airflow_db: Database, story: Story, choices: bytes) -> None:
@@ -84,9 +84,9 @@ def test_any_interleaving_ends_as_airflow_does(airflow_db: Database, story: Stor
 
 
 @pytest.mark.deep
-@given(story=busy_stories(most=6, steps=4), choices=st.binary(min_size=600, max_size=600))
-@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(6000)
+@given(story=busy_stories(most=5, steps=4), choices=st.binary(min_size=601, max_size=601))
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(7200)
 def test_any_interleaving_ends_as_airflow_does_deeply(
     airflow_db: Database, story: Story, choices: bytes
 ) -> None:
