@@ -45,12 +45,12 @@ from async_scheduler.facade.driving import drive
 from async_scheduler.facade.events import process_events
 from async_scheduler.facade.loop import Turns
 from async_scheduler.facade.methods import INHERITED, OURS
+from async_scheduler.facade.plans import PlansInPlace
 from async_scheduler.facade.sessions import CallerSessions
 from async_scheduler.facade.stages import (
     CreateGivenRuns,
     EnqueueGivenInstances,
     HandoverToCaller,
-    PlansInPlace,
     ScheduleGivenRuns,
     StartGivenRuns,
 )
@@ -208,6 +208,7 @@ class SyncFacadeRunner(SchedulerJobRunner):  # type: ignore[misc]
         await StartGivenRuns(sessions, plans, DagRun.DEFAULT_DAGRUNS_TO_EXAMINE, lock).run_once()
 
     async def _examined(self, dag_runs: Collection[DagRun], session: Session) -> HandoverToCaller:
+        session.flush()  # a run that is new to it has no id yet
         sessions = CallerSessions(session)
         plans = await self._fresh_plans(sessions)
         stage = ScheduleGivenRuns(self._upstream, sessions, plans, partial(self._refresh_flag, session))

@@ -6,8 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from airflow._shared.timezones import timezone
-from airflow.jobs.scheduler_job_runner import SCHEDULER_DAG_CACHE_SIZE
-from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import DagRunState, State
@@ -18,7 +16,6 @@ from sqlalchemy.orm import selectinload
 from async_scheduler.database.transaction import Transaction, transaction
 from async_scheduler.errors import LostRace
 from async_scheduler.facade.visible import show_rows
-from async_scheduler.plans.cache import CompiledDag, Plans
 from async_scheduler.routines.redesigned.create import CreateDagRuns
 from async_scheduler.routines.redesigned.dirty import DirtyRuns
 from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, Section, _described, _report
@@ -34,10 +31,10 @@ if TYPE_CHECKING:
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from airflow.models.dag import DagModel
-    from airflow.models.serialized_dag import SerializedDagModel
     from sqlalchemy.orm import Session
 
     from async_scheduler.database.transaction import Sessions
+    from async_scheduler.plans.cache import Plans
     from async_scheduler.store.queued import StartableRun
     from async_scheduler.store.running import ClaimedRun
     from async_scheduler.store.scheduled import QueuedRow
@@ -47,39 +44,6 @@ log = logging.getLogger(__name__)
 MOST_RACES = 5
 """How often rows may change under a call before it gives up."""
 ADVISORY_LOCK_TAKEN = "55P03"
-
-
-class PlansInPlace(Plans):
-    """Plans for a caller who may change a dag between two calls, or put another dag bag in place.
-
-    They are compiled where they are asked for, not in a thread, and looked up anew in each call.
-    """
-
-    def __init__(self, scheduler: SchedulerJobRunner) -> None:
-        super().__init__(scheduler.scheduler_dag_bag, SCHEDULER_DAG_CACHE_SIZE, revalidate_after=0.0)
-        self._scheduler = scheduler
-
-    async def refresh(self, sessions: Sessions) -> None:
-        """Forget what changed since the last call."""
-        self._absent.clear()
-        if self._dag_bag is not self._scheduler.scheduler_dag_bag:
-            self._dag_bag = self._scheduler.scheduler_dag_bag
-            self._compiled.clear()
-        if self._compiled:
-            async with transaction(sessions) as tx:
-                await self.revalidate(tx.session)
-
-    def is_absent(self, version: UUID | None) -> bool:
-        """Whether the version was looked for in this call and has no DAG that can be read."""
-        return version is None or version in self._absent
-
-    async def _tried(self, row: SerializedDagModel) -> CompiledDag | BaseException | None:
-        if not isinstance(self._dag_bag, DBDagBag):
-            return None  # a stand-in, which only Airflow's own code can be expected to understand
-        try:
-            return self._compile(row)
-        except Exception as error:  # as Plans does: the dag is remembered as absent
-            return error
 
 
 class HandoverToCaller(Handover):

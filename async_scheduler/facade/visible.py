@@ -28,7 +28,7 @@ def show_rows(session: Session, given: Iterable[Any] = ()) -> None:
     that are loaded stay as they are, as after Airflow's own bulk updates.
     """
     held: dict[Any, list[Any]] = {kind: [] for kind in WRITTEN}
-    detached = (one for one in given if inspect(one).detached)
+    detached = (one for one in given if getattr(inspect(one, raiseerr=False), "detached", False))
     for instance in (*session.identity_map.values(), *detached):
         if type(instance) in held:
             held[type(instance)].append(instance)

@@ -297,6 +297,26 @@ def test_a_spy_sees_the_call_once() -> None:
     assert states()["a"] == "failed"
 
 
+@pytest.mark.usefixtures("run_of_two")
+@pytest.mark.parametrize("kind", RUNNERS)
+def test_the_dag_bag_may_be_replaced(kind: Any) -> None:
+    """By a stand-in that knows the dag, and by one that does not: what has limits of its own then fails."""
+    write_dags(chain("limited", "c", tasks={"max_active_tis_per_dag": 1}))
+    create_run("limited", state=DagRunState.RUNNING)
+    set_states("limited", {"c": "scheduled"}, try_number=1)
+    runner = new_runner(kind)
+    known, unknown = MagicMock(wraps=runner.scheduler_dag_bag), MagicMock()
+    unknown.get_dag_for_run.return_value = None
+    for bag, chosen, state in ((known, 1, "queued"), (unknown, 0, "failed")):
+        runner.scheduler_dag_bag = bag
+        with create_session() as session:
+            found = runner._executable_task_instances_to_queued(max_tis=8, session=session)
+            assert len(found) == chosen
+            after = session.scalars(select(TaskInstance.state).where(TaskInstance.task_id == "c")).one()
+            assert after == state
+            session.rollback()
+
+
 class Overridden(SyncFacadeRunner):
     """A subclass with a critical section of its own."""
 
