@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import asyncpg
+from airflow.exceptions import AirflowException
 
 from async_scheduler.database.faults import classify
 from async_scheduler.database.transaction import transaction
@@ -15,14 +17,14 @@ from tests.oracle.invariants import Watch
 from tests.oracle.stepping import Stepper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
     from async_scheduler.assembly import Assembly
     from tests.oracle.clock import Clock
     from tests.oracle.histories import Rest
     from tests.oracle.lives import Redesigned
     from tests.oracle.stepping import Actor
-    from tests.oracle.story import Story
+    from tests.oracle.story import Step, Story
     from tests.oracle.workers import Held, HeldExecutor
     from tests.support.postgres import Database
 
@@ -31,8 +33,6 @@ ROUTINES = ("create", "start", "sweep", *MOVING, *MOVING)
 """What may begin; what moves a story on is there twice."""
 STRIDES = (1, 1, 2, 4, 10, 40, 40)
 """For how many stops somebody goes on, before somebody else may."""
-CONNECTIONS = 2
-"""Open before the first step: the very first one asks the server who it is."""
 
 
 class InterleavedLife(Life):
@@ -65,7 +65,8 @@ class InterleavedLife(Life):
         monitor = await asyncpg.connect(
             user="postgres", database=self._database.name, host=self._database.socket_dir
         )
-        await _warm_up(assembly)
+        async with transaction(assembly._sessions):
+            pass  # the engine's very first connection asks the server who it is: nobody's step
         self._assembly = assembly
         self._stepper = Stepper(assembly.engine, monitor)
         self._watch = Watch(monitor, self.story, self._executor)
@@ -159,16 +160,7 @@ class InterleavedLife(Life):
             return self._stepper.start("user", asyncio.to_thread(self._version, step))
         return self._stepper.start("user", self._act(step))
 
-    async def _act(self, step: Any) -> None:
-        async with transaction(self._assembly._sessions) as tx:
-            await tx.run(users.act, tx.sync_session, self.dag_id, step)
-
-
-async def _warm_up(assembly: Assembly) -> None:
-    async def connect() -> None:
-        async with transaction(assembly._sessions):
-            await together.wait()
-
-    together = asyncio.Barrier(CONNECTIONS)
-    work: list[Coroutine[Any, Any, None]] = [connect() for _ in range(CONNECTIONS)]
-    await asyncio.gather(*work)
+    async def _act(self, step: Step) -> None:
+        with suppress(AirflowException, ValueError):  # what Airflow refuses is refused
+            async with transaction(self._assembly._sessions) as tx:
+                await tx.run(users.act, tx.sync_session, self.dag_id, step)

@@ -150,7 +150,7 @@ def agree(oracle: Oracle, dag: Dag) -> None:
 
 
 @given(dag=dags())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_stage_ends_where_airflow_comes_to_rest(airflow_db: Database, oracle: Oracle, dag: Dag) -> None:
     agree(oracle, dag)
 
