@@ -379,24 +379,6 @@ def test_orphans_are_adopted_or_reset(kind: Any) -> None:
     assert states()["a"] is None
 
 
-@pytest.mark.usefixtures("run_of_two")
-def test_a_section_goes_on_where_the_best_do_not_fit() -> None:
-    """Airflow's stops at the first batch that queued anything (#45636); ours fills what there is room for."""
-    with create_session() as session:
-        session.add(Pool(pool="full", slots=1, include_deferred=False))
-        for ti in session.scalars(select(TaskInstance)):
-            ti.state = TaskInstanceState.SCHEDULED
-            ti.pool, ti.priority_weight = ("full", 9) if ti.task_id == "b" else (ti.pool, 1)
-            ti.pool_slots = 2 if ti.task_id == "b" else 1
-    queued = []
-    for kind in RUNNERS:
-        runner = new_runner(kind)
-        with create_session() as session:
-            queued.append(len(runner._executable_task_instances_to_queued(max_tis=1, session=session)))
-            session.rollback()
-    assert queued == [1, 1]
-
-
 def test_a_turn_gives_way_to_another_scheduler(any_db: str, fresh_db: FreshDatabase) -> None:
     """Where it holds the critical section, the turn queues nothing and gives up its transaction."""
     if any_db == "sqlite":
@@ -411,6 +393,25 @@ def test_a_turn_gives_way_to_another_scheduler(any_db: str, fresh_db: FreshDatab
         assert runner._do_scheduling(session) == 0
     assert states()["a"] == "scheduled"
     assert not runner.executor.queued_tasks
+
+
+@pytest.mark.usefixtures("run_of_two")
+def test_events_of_locked_rows_are_put_back(any_db: str) -> None:
+    """Airflow's runner loses them (#55004)."""
+    if any_db == "sqlite":
+        pytest.skip("SQLite locks no rows")
+    runner = new_runner(SyncFacadeRunner)
+    set_states("dag", {"a": "queued"}, try_number=1, queued_by_job_id=runner.job.id)
+    assert settings.engine is not None
+    with settings.engine.begin() as other, create_session() as session:
+        other.execute(select(TaskInstance.id).with_for_update())
+        (key,) = (ti.key for ti in session.scalars(select(TaskInstance).where(TaskInstance.task_id == "a")))
+        runner.executor.event_buffer[key] = TaskInstanceState.FAILED, "killed"
+        assert runner._process_executor_events(executor=runner.executor, session=session) == 1
+    assert runner.executor.event_buffer == {key: (TaskInstanceState.FAILED, "killed")}
+    with create_session() as session:
+        assert runner._process_executor_events(executor=runner.executor, session=session) == 0
+    assert states()["a"] == "failed"
 
 
 def test_a_retry_falls_due_by_airflows_clock() -> None:
