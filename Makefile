@@ -7,6 +7,7 @@ SCHEDULER ?= async
 PORT ?=
 DATA_DIR ?= $(KEPT)
 ARGS ?=
+TIS ?= 20000
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -14,7 +15,7 @@ CLUSTER = $(BIN)/python -m async_scheduler.devcluster
 CLUSTER_OPTIONS = --scheduler $(SCHEDULER) --data-dir $(DATA_DIR) $(if $(PORT),--port $(PORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser servers demo cluster check format test test-deep test-faults bench lock clean
+.PHONY: help setup browser servers demo cluster check format test test-deep test-faults soak bench lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +80,9 @@ test-deep: $(READY) browser  ## The long property tests
 
 test-faults: $(READY) servers  ## Faults injected into real servers and schedulers: about a quarter of an hour
 	$(BIN)/pytest -m faults $(ARGS)
+
+soak: $(READY)  ## One scheduler for a long time: does its memory stay flat? TIS=1000000 for the long one
+	$(BIN)/python -m tests.faults.soak --tis $(TIS) $(ARGS)
 
 bench: $(READY)  ## A short benchmark of the schedulers
 	$(BIN)/poc-bench run --quick $(ARGS)

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 300.0
 """Seconds after which work that has not ended counts as stuck."""
-SMALL = "mixed-rules:dags=2,runs=3,duration=0.05"
-LARGE = "mixed-rules:dags=3,runs=30,duration=0.05"
+SMALL = "mixed-rules:dags=1,runs=4,duration=0.3"
+MEDIUM = "mixed-rules:dags=2,runs=8,duration=0.1"
+LARGE = "mixed-rules:dags=3,runs=20,duration=0.1"
 
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")

@@ -63,7 +63,7 @@ def _break() -> None:
 def _good_runs_ended() -> bool:
     with create_session() as session:
         good = select(func.count()).where(DagRun.dag_id == "good", DagRun.state == "success")
-        return session.scalar(good) == 3
+        return bool(session.scalar(good) == 3)
 
 
 def test_broken_dags_are_skipped_and_the_others_go_on(schedulers: Schedulers) -> None:

@@ -1,0 +1,35 @@
+"""Every scenario of faults on both algorithms; a short one of each main kind is part of ``make test``."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.scenarios import MEDIUM, SCENARIOS, SMALL
+
+if TYPE_CHECKING:
+    from tests.faults.field import Fields
+
+SHORT = ("scheduler_paused", "backend_terminated")
+
+
+@pytest.mark.xdist_group("faults")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SHORT)
+def test_short(fields: Fields, name: str) -> None:
+    seed = random.SystemRandom().randrange(1_000_000)
+    outcome = SCENARIOS[name](fields, "redesigned", seed, SMALL)
+    assert outcome.violations == [], outcome
+    assert outcome.faults.total() > 0
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("algorithm", ["redesigned", "upstream"])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(fields: Fields, name: str, algorithm: str) -> None:
+    seed = random.SystemRandom().randrange(1_000_000)
+    outcome = SCENARIOS[name](fields, algorithm, seed, MEDIUM)
+    assert outcome.violations == [], outcome
