@@ -81,7 +81,7 @@ async def process_events(scheduler: SchedulerJobRunner, sessions: Sessions, exec
         has_backlog=lambda: False,
     )
     await routine.process_events()
-    for key, event in port.events.items():
-        if isinstance(key, TaskInstanceKey):
-            executor.event_buffer.setdefault(key, event)
+    put_back = {key: event for key, event in port.events.items() if isinstance(key, TaskInstanceKey)}
+    if put_back:
+        executor.event_buffer = put_back | executor.event_buffer
     return len(view.get_event_buffer())

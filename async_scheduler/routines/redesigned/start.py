@@ -78,7 +78,7 @@ class StartDagRuns:
         ids = [run.id for run, _ in allowed]
         if (written := await start_runs(tx.session, ids, now)) != len(ids):
             raise LostRace("dag_run", len(ids) - written)
-        if get_listener_manager().has_listeners:
+        if self._is_heard():
             await self._notify(tx, dict(zip(ids, allowed, strict=True)))
         return allowed
 
@@ -95,6 +95,9 @@ class StartDagRuns:
             log.error("DAG '%s' not found in serialized_dag table", dag_id)
         self._unreadable = unreadable
         return allowed
+
+    def _is_heard(self) -> bool:
+        return bool(get_listener_manager().has_listeners)
 
     async def _obtain(self, tx: Transaction, claimed: Sequence[StartableRun]) -> set[int]:
         wanted = {run.backfill_id for run in claimed if run.backfill_id is not None}
