@@ -59,21 +59,24 @@ class Schedulers:
     folder: Path
     all: list[Scheduler] = field(default_factory=list)
     _process: subprocess.Popen[bytes] = field(init=False)
+    _listener: threading.Thread = field(init=False)
     _pids: queue.Queue[int] = field(default_factory=queue.Queue)
     _codes: dict[int, int] = field(default_factory=dict)
 
     def open(self) -> None:
         """Start the zygote and wait until it is ready."""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.zygote"],
-            env={**self.environment, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "zygote.log").open("wb"),
-            start_new_session=True,
-        )
-        threading.Thread(target=self._listen, name="zygote", daemon=True).start()
+        with (self.folder / "zygote.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.zygote"],
+                env={**self.environment, "PYTHONPATH": str(ROOT)},
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._listener = threading.Thread(target=self._listen, name="zygote", daemon=True)
+        self._listener.start()
         self._pids.get(timeout=READY_WITHIN)
 
     def _listen(self) -> None:
@@ -139,3 +142,6 @@ class Schedulers:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._listener.join(10)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
