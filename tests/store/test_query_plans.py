@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 PAST = """
 INSERT INTO dag_run (dag_id, run_id, logical_date, run_after, state, run_type, clear_number, span_status)
 SELECT 'dag', 'past_' || n, timestamptz '2020-01-01' + n * interval '1 min', '2020-01-01', 'success',
-       'scheduled', 0, 'not_started' FROM generate_series(1, 1000) n;
+       'scheduled', 0, 'not_started' FROM generate_series(1, {runs}) n;
 INSERT INTO task_instance (id, dag_id, task_id, run_id, map_index, state, try_number, pool, pool_slots,
                            updated_at, span_status)
 SELECT gen_random_uuid(), 'dag', 'l0_t' || t, 'past_' || n, -1, 'success', 1, 'default_pool', 1, now(),
-       'not_started' FROM generate_series(1, 1000) n, generate_series(1, 50) t;
+       'not_started' FROM generate_series(1, {runs}) n, generate_series(1, 50) t;
 ANALYZE
 """
 HOT = (
@@ -64,11 +64,15 @@ async def explain(connection: Any, name: str, given: dict[str, Any]) -> str:
     return "\n".join(row[0] for row in rows)
 
 
-async def test_no_hot_statement_reads_the_whole_past(airflow_db: Database) -> None:
+MILLIONS = pytest.param(60_000, id="3 million", marks=[pytest.mark.deep, pytest.mark.timeout(900)])
+
+
+@pytest.mark.parametrize("past", [pytest.param(1000, id="50,000"), MILLIONS])
+async def test_no_hot_statement_reads_the_whole_past(airflow_db: Database, past: int) -> None:
     write_dags(layered_dag("dag", [5, 5]))
     runs = [create_run("dag", number, state=DagRunState.RUNNING) for number in range(5)]
     with create_session() as session:
-        for statement in PAST.split(";"):
+        for statement in PAST.format(runs=past).split(";"):
             session.execute(text(statement))
     connection = await asyncpg.connect(host=airflow_db.socket_dir, user="postgres", database=airflow_db.name)
     try:
@@ -81,7 +85,11 @@ async def test_no_hot_statement_reads_the_whole_past(airflow_db: Database) -> No
                 "instances.states",
                 "instances.first_starts",
             )
-            chosen = {**given, "ids": ids} if instances or name in ("scheduled.queue", "events.reported") else given
+            chosen = (
+                {**given, "ids": ids}
+                if instances or name in ("scheduled.queue", "events.reported")
+                else given
+            )
             plan = await explain(connection, name, chosen)
             assert "Seq Scan on task_instance " not in plan + " ", f"{name}\n{plan}"
     finally:

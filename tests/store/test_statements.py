@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any
 
 import pytest
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-import async_scheduler.store
 from async_scheduler.store.dialect import MYSQL, POSTGRESQL, POSTGRESQL_ONLY, SQLITE, STATEMENTS, Dialect
-
-for module in pkgutil.iter_modules(async_scheduler.store.__path__):
-    importlib.import_module(f"{async_scheduler.store.__name__}.{module.name}")
 
 DIALECTS: dict[Dialect, Any] = {
     POSTGRESQL: postgresql.dialect(),  # type: ignore[no-untyped-call]
