@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from async_scheduler.database.address import AsyncAddress, translated
 from async_scheduler.database.libpq import for_asyncpg
 from async_scheduler.errors import UnsupportedConnection
+from async_scheduler.measure.sampler import asyncpg_arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,7 +192,15 @@ def test_mysql_tls_in_a_url_is_refused() -> None:
 
 def test_those_who_watch_get_a_url_for_asyncpg() -> None:
     watching = translated(f"{HERE}?sslmode=require").monitor_url(pgbouncer=True)
-    assert watching.query == {"dsn": "postgresql://?sslmode=require", "statement_cache_size": "0"}
+    assert make_url(watching.render_as_string(hide_password=False)) == watching
+    assert asyncpg_arguments(watching) == {
+        "user": "user",
+        "password": "secret",
+        "host": "db.example.org",
+        "database": "airflow",
+        "dsn": "postgresql://?sslmode=require",
+        "statement_cache_size": 0,
+    }
     psycopg = translated("postgresql+psycopg://u:p@h/db?sslmode=require").monitor_url()
     assert psycopg.drivername == "postgresql+asyncpg"
     assert psycopg.query == {"dsn": "postgresql://?sslmode=require"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,3 +117,11 @@ async def test_autocommit_reads_work_on_any_server(behind: PgBouncer) -> None:
 
     assert await asyncio.gather(*map(read, range(8))) == [20] * 8
     await engine.dispose()
+
+
+@pytest.mark.faults
+def test_a_trace_can_be_written(behind: PgBouncer, tmp_path: Path) -> None:
+    write_workload(dags=1, runs=2)
+    run_ours(Settings(algorithm="redesigned", executor_poll_interval=0.02, trace_directory=str(tmp_path)))
+    assert {row[3] for row in end_states() if row[0] == "run"} == {"success", "failed"}, "as scripted"
+    assert list(tmp_path.glob("*"))
