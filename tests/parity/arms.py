@@ -21,6 +21,7 @@ from airflow.utils.sqlalchemy import is_lock_not_available_error, prohibit_commi
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from async_scheduler.compat import SyncFacadeRunner
 from async_scheduler.routines.timers import TIMERS
 from tests.support.scheduler import FAST, assembled
 
@@ -108,8 +109,8 @@ class Arm(Protocol):
 class Stock:
     """Airflow's own scheduler, called as its loop calls itself."""
 
-    def __init__(self, executors: list[Scripted]) -> None:
-        self.runner = SchedulerJobRunner(Job(), executors=executors)
+    def __init__(self, executors: list[Scripted], runner: Any = SchedulerJobRunner) -> None:
+        self.runner = runner(Job(), executors=executors)
         with create_session() as session:
             self.runner.job.prepare_for_execution(session=session)
         for executor in executors:
@@ -289,6 +290,12 @@ def stock(executors: list[Scripted]) -> Iterator[Arm]:
 
 
 @contextmanager
+def facade(executors: list[Scripted]) -> Iterator[Arm]:
+    """Yield the redesigned routines behind the methods of Airflow's runner, over its blocking sessions."""
+    yield Stock(executors, SyncFacadeRunner)
+
+
+@contextmanager
 def redesigned(executors: list[Scripted]) -> Iterator[Arm]:
     """Yield the redesigned scheduler, put together with nothing running."""
     with asyncio.Runner() as loop:
@@ -300,7 +307,7 @@ def redesigned(executors: list[Scripted]) -> Iterator[Arm]:
             loop.run(context.__aexit__(None, None, None))
 
 
-ARMS: tuple[Callable[[list[Scripted]], AbstractContextManager[Arm]], ...] = (stock, redesigned)
+MakeArm = Callable[[list[Scripted]], AbstractContextManager[Arm]]
 
 
 def _count(session: Any, model: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,14 @@ from tests.support.airflow_db import airflow_on
 
 if TYPE_CHECKING:
     from tests.support.postgres import Server
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the stories of a module in one process of a parallel run, so that its database is made once."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group(f"parity-{item.path.stem}"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -35,7 +35,7 @@ from airflow.sdk.exceptions import RemovedInAirflow4Warning
 from airflow.utils.session import create_session
 from sqlalchemy import func, select, update
 
-from tests.parity.arms import ARMS, Arm, Scripted
+from tests.parity.arms import Arm, MakeArm, Scripted, facade, redesigned, stock
 from tests.parity.rows import Reading, differences, read, task_instance_names, wipe
 from tests.support.dags import EPOCH, create_run, write_dags
 
@@ -46,6 +46,10 @@ DAY = timedelta(days=1)
 ENDED: dict[str, Any] = {"start_date": EPOCH, "end_date": EPOCH}
 """The dates of a task instance that ran."""
 Executors = Callable[[], list[Scripted]]
+OURS = [
+    pytest.param(redesigned, id="stages"),
+    pytest.param(facade, id="facade", marks=pytest.mark.deep),
+]
 
 
 class World:
@@ -351,26 +355,29 @@ def both(
 
     def decorate(story: Callable[..., None]) -> Callable[..., None]:
         parameters = list(inspect.signature(story).parameters.values())[1:]
-        fixture = inspect.Parameter("parity_db", inspect.Parameter.KEYWORD_ONLY)
+        own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("parity_db", "ours")]
 
         @functools.wraps(story)
-        def test(parity_db: None, **arguments: Any) -> None:
+        def test(parity_db: None, ours: MakeArm, **arguments: Any) -> None:
             with _configured(conf):
-                expected, ours = _tell(story, executors, arguments)
-            found = differences(expected, ours)
+                expected, end = _tell(story, (stock, ours), executors, arguments)
+            found = differences(expected, end)
             if {line.partition(":")[0] for line in found} != set(differing):
                 pytest.fail("The schedulers differ:\n" + "\n".join(found), pytrace=False)
 
         keywords = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-        test.__signature__ = inspect.Signature([*keywords, fixture])  # type: ignore[attr-defined]
-        return test
+        test.__signature__ = inspect.Signature([*keywords, *own])  # type: ignore[attr-defined]
+        marked: Callable[..., None] = pytest.mark.parametrize("ours", OURS)(test)
+        return marked
 
     return decorate
 
 
-def _tell(story: Callable[..., None], executors: Executors, arguments: dict[str, Any]) -> Iterator[Any]:
+def _tell(
+    story: Callable[..., None], arms: tuple[MakeArm, MakeArm], executors: Executors, arguments: dict[str, Any]
+) -> Iterator[Any]:
     began = datetime.now(UTC)
-    for arm in ARMS:
+    for arm in arms:
         with world(arm, executors, began) as w:
             story(w, **arguments)
             yield w.end()
@@ -378,7 +385,7 @@ def _tell(story: Callable[..., None], executors: Executors, arguments: dict[str,
 
 @contextmanager
 def world(
-    arm: Callable[[list[Scripted]], AbstractContextManager[Arm]],
+    arm: MakeArm,
     executors: Executors = lambda: [Scripted()],
     began: datetime | None = None,
 ) -> Iterator[World]:
