@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
@@ -62,3 +62,14 @@ async def test_stages_in_turn_take_runs_to_their_end_without_blocking(airflow_db
     assert not executor.unqueued
     assert counted["schedule ended"] == 6
     assert counted["schedule handed_over"] == 0
+
+
+async def test_full_executors_make_the_next_event_wake_the_critical_section(airflow_db: Database) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        assert assembly.redesigned is not None
+        executor: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
+        await assembly.redesigned.enqueue.run_once()
+        assert "enqueue" not in ((await executor.run_once()).wakes or ())
+        assembly._scheduler._parallelism = 0
+        await assembly.redesigned.enqueue.run_once()
+        assert "enqueue" in ((await executor.run_once()).wakes or ())

@@ -82,13 +82,14 @@ class EnqueueTaskInstances:
         self._committed: deque[tuple[QueuedRow, Any]] = deque()
         self._expected: list[tuple[ExecutorView, TaskInstanceKey]] = []
         self.backlog = False
-        """Whether the last section left scheduled task instances behind: a freed slot may let them in."""
+        """Whether scheduled task instances may have been left behind: a freed slot may let them in."""
 
     async def run_once(self) -> Outcome:
         """Queue what fits; report how many, or that another scheduler holds the section."""
         most = self._most()
         if most <= 0:
             log.debug("All executors are full, skipping critical section")
+            self.backlog = True  # for all that is known: the next event makes room
             return NOTHING
         try:
             return await self._pass(most)
