@@ -32,7 +32,7 @@ class AsyncAddress:
     """How to connect: the engine's URL, what is passed to the driver beside it, options of TCP sockets."""
 
     url: URL
-    connect_args: dict[str, Any] = field(default_factory=dict)
+    connect_args: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold a key's password
     socket_options: tuple[tuple[int, int, int], ...] = ()
 
     def monitor_url(self, *, pgbouncer: bool = False) -> URL:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from airflow import settings as airflow_settings
 from sqlalchemy.engine import make_url
 
-from async_scheduler.database.address import AsyncAddress, translated
+from async_scheduler.database.address import AsyncAddress, async_address, translated
 from async_scheduler.database.libpq import for_asyncpg
 from async_scheduler.errors import UnsupportedConnection
 from async_scheduler.measure.sampler import asyncpg_arguments
@@ -185,6 +187,49 @@ def test_a_url_that_is_none_is_refused_without_showing_it(text: str) -> None:
         translated(text)
 
 
+SYNC_ARGUMENTS = {"sslmode": "require", "connect_timeout": 3, "cursor_factory": object}
+STRANGE_ARGUMENTS = {"sslmode": "require", "password_callback": len}
+ASYNC_ARGUMENTS = {"command_timeout": 5.0}
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Configure Airflow with connect arguments found in this module, by option."""
+    monkeypatch.setattr(airflow_settings, "SQL_ALCHEMY_CONN", HERE.replace("asyncpg", "psycopg2"))
+    monkeypatch.setattr(airflow_settings, "SQL_ALCHEMY_CONN_ASYNC", HERE)
+
+    def configure(**names: str) -> None:
+        for option, name in names.items():
+            monkeypatch.setenv(f"AIRFLOW__DATABASE__{option.upper()}", f"{__name__}.{name}")
+
+    return configure
+
+
+def test_the_sync_engines_arguments_count_where_its_url_does(configured: Callable[..., None]) -> None:
+    configured(sql_alchemy_connect_args="SYNC_ARGUMENTS")
+    address = async_address()
+    assert dsn(address) == {"sslmode": "require"}
+    assert address.connect_args["timeout"] == 3
+
+
+def test_what_only_the_sync_driver_understands_is_refused(configured: Callable[..., None]) -> None:
+    configured(sql_alchemy_connect_args="STRANGE_ARGUMENTS")
+    with pytest.raises(UnsupportedConnection, match=r"password_callback in .* set .*connect_args_async"):
+        async_address()
+
+
+def test_arguments_for_the_async_driver_stand_alone(configured: Callable[..., None]) -> None:
+    configured(sql_alchemy_connect_args="SYNC_ARGUMENTS", sql_alchemy_connect_args_async="ASYNC_ARGUMENTS")
+    assert async_address().connect_args == ASYNC_ARGUMENTS
+
+
+def test_a_driver_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airflow_settings, "SQL_ALCHEMY_CONN_ASYNC", "postgresql+nosuch://u:secret@h/d")
+    with pytest.raises(UnsupportedConnection, match=r"driver postgresql.nosuch .* install it") as refused:
+        async_address()
+    assert "secret" not in str(refused.value)
+
+
 def test_mysql_tls_in_a_url_is_refused() -> None:
     with pytest.raises(UnsupportedConnection, match="sql_alchemy_connect_args_async"):
         translated("mysql+aiomysql://u:secret@h/db?ssl_ca=/ca.pem")
@@ -209,3 +254,11 @@ def test_those_who_watch_get_a_url_for_asyncpg() -> None:
     assert translated("sqlite+aiosqlite:////tmp/x.db").monitor_url() == make_url(
         "sqlite+aiosqlite:////tmp/x.db"
     )
+
+
+def test_a_pymysql_that_aiomysql_does_not_work_with_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = pytest.importorskip("aiomysql.connection")
+    assert translated("mysql+aiomysql://u@h/db").url.host == "h"
+    monkeypatch.setattr(connection, "escape_bytes_prefixed", "DO NOT IMPORT THIS!!!")
+    with pytest.raises(UnsupportedConnection, match="install 'pymysql<1.2'"):
+        translated("mysql+aiomysql://u@h/db")
