@@ -57,8 +57,10 @@ def _require_event_loop(settings: Settings) -> None:
 def _require_database(settings: Settings) -> None:
     """Refuse what can be seen to be wrong without a connection."""
     async_address()
-    executors = ExecutorLoader.get_executor_names(validate_teams=False)
-    require_pool(settings.pool_size, settings.mode, len(executors))
+    if settings.pool_size:
+        # Teams are looked up in the database; as in Airflow's own command line, not yet.
+        executors = ExecutorLoader.get_executor_names(validate_teams=False)
+        require_pool(settings.pool_size, settings.mode, len(executors))
 
 
 @cli_utils.action_cli  # type: ignore[untyped-decorator]

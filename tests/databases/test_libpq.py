@@ -260,5 +260,5 @@ def test_a_pymysql_that_aiomysql_does_not_work_with_is_refused(monkeypatch: pyte
     connection = pytest.importorskip("aiomysql.connection")
     assert translated("mysql+aiomysql://u@h/db").url.host == "h"
     monkeypatch.setattr(connection, "escape_bytes_prefixed", "DO NOT IMPORT THIS!!!")
-    with pytest.raises(UnsupportedConnection, match="install 'pymysql<1.2'"):
+    with pytest.raises(UnsupportedConnection, match=r"install 'pymysql<1.2'"):
         translated("mysql+aiomysql://u@h/db")
