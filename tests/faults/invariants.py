@@ -30,6 +30,8 @@ TI_STEPS: dict[str | None, frozenset[str | None]] = {
 RUN_STEPS = {("queued", "running"), ("running", "success"), ("running", "failed")}
 FENCE_GRACE = timedelta(seconds=2)
 """A commit that had looked before the job was marked may come so much later: the lease and a slow commit."""
+_Scope = tuple[str, ...]
+_Limits = dict[_Scope, int]
 MARGIN = 10
 """How many violations of one kind are listed in full."""
 
@@ -130,15 +132,50 @@ def _step_allowed(change: Change) -> bool:
 
 
 def _limits(seen: Evidence) -> Iterator[str]:
+    """At each sampled moment, and at every moment by the server's own record of changes."""
     workers: dict[str, Any] = {"run_twice": (), "refused": 0, "submitted_twice": 0}
     observed = SimpleNamespace(
-        workers=workers,
-        task_instances=seen.task_instances,
-        earlier_tries=(),  # those of the dead may overlap with their successors
-        samples=seen.samples,
-        runs=seen.runs,
+        workers=workers, task_instances=(), earlier_tries=(), samples=seen.samples, runs=()
     )
     yield from (f"limit: {line}" for line in correctness.violations(seen.plan, cast("Observation", observed)))
+    limit_of = correctness.limits(seen.plan)
+    held = _holds(seen, limit_of)
+    for (limit, scope), holds in held.items():
+        if (peak := correctness.most_at_once(holds)) > limit_of[limit]:
+            yield f"limit: {limit[0]} {'/'.join(scope)}: {peak} at once, the limit is {limit_of[limit]}"
+
+
+def _holds(seen: Evidence, limit_of: _Limits) -> dict[tuple[_Scope, _Scope], list[correctness.Hold]]:
+    """Return what was held of each limit from when to when. Written later than taken, earlier than freed."""
+    rows = {f"{row.dag_id}/{row.run_id}/{row.task_id}/{row.map_index}": row for row in seen.task_instances}
+    held: defaultdict[tuple[_Scope, _Scope], list[correctness.Hold]] = defaultdict(list)
+    limit_of |= {("max_active_runs", dag.dag_id): dag.max_active_runs for dag in seen.plan.dags}
+    for kind, key, begin, end in _stays(seen.changes):
+        if kind == "run":
+            name = ("max_active_runs", key.partition("/")[0])
+            held[name, name[1:]].append((begin, end, 1))
+        elif row := rows.get(key):
+            identity = (row.pool, row.dag_id, row.run_id, row.task_id)
+            for limit, scope, in_slots in correctness._scopes(limit_of, *identity):
+                held[limit, scope].append((begin, end, row.pool_slots if in_slots else 1))
+    return held
+
+
+_OCCUPYING = {"ti": ("queued", "running"), "run": ("running",)}
+
+
+def _stays(changes: Sequence[Change]) -> Iterator[tuple[str, str, datetime, datetime]]:
+    """Yield (kind, row, from, until) for each stay of a row in states that count against limits."""
+    since: dict[tuple[str, str], datetime] = {}
+    for change in changes:
+        occupies = change.became in _OCCUPYING.get(change.kind, ())
+        row = change.kind, change.row_key
+        if occupies:
+            since.setdefault(row, change.at)
+        elif row in since:
+            yield *row, since.pop(row), change.at
+    for row, begin in since.items():
+        yield *row, begin, changes[-1].at
 
 
 def _fenced(seen: Evidence) -> Iterator[str]:

@@ -333,7 +333,7 @@ def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
         for routine, moment in points:
             point = f"{routine}|{moment}|{draw.randint(1, 3)}"
             victim = _starter(one, outcome, **{CRASH: point})(point)
-            if _ended(victim, within=12):
+            if _ended(victim, within=8):
                 victim.killed = True
                 outcome.faults["crash point"] += 1
             else:
