@@ -196,6 +196,8 @@ def _with_hosts(url: URL, parameters: dict[str, str]) -> tuple[URL, int]:
     """Return *url* with nothing in its query but its hosts, in the one form all drivers take; how many."""
     hosts = _values(url, "host") or ([parameters["host"]] if "host" in parameters else [])
     ports = _values(url, "port") or ([parameters["port"]] if "port" in parameters else [])
+    if any(not port.isdecimal() for port in ports):
+        raise UnsupportedConnection("A port that is no number", "give each host a number")
     if not hosts:
         port = int(ports[0]) if ports else url.port
         return url.set(query={}, port=port), 1
@@ -207,11 +209,10 @@ def _with_hosts(url: URL, parameters: dict[str, str]) -> tuple[URL, int]:
                 f"A list of {len(pairs)} hosts with {len(ports)} ports", "give each host a port"
             )
         pairs = [(host, port or POSTGRES_PORT) for (host, _), port in zip(pairs, each, strict=True)]
+    query = {"host": ",".join(host for host, _ in pairs)}
     fallback = str(url.port or POSTGRES_PORT)
-    query = {
-        "host": ",".join(host for host, _ in pairs),
-        "port": ",".join(port or fallback for _, port in pairs),
-    }
+    if len(pairs) > 1 or pairs[0][1] or url.port:  # left out, one host's port is what PGPORT says
+        query["port"] = ",".join(port or fallback for _, port in pairs)
     return URL.create(url.drivername, url.username, url.password, None, None, url.database, query), len(pairs)
 
 

@@ -95,7 +95,7 @@ def test_keepalives() -> None:
 @pytest.mark.parametrize(
     ("query", "host", "port"),
     [
-        ("host=/run/postgresql", "/run/postgresql", 5432),
+        ("host=/run/postgresql", "/run/postgresql", None),
         ("host=/run/postgresql&port=5433", "/run/postgresql", 5433),
         ("host=one:1&host=two:2", ["one", "two"], [1, 2]),
         ("host=one:1&host=two", ["one", "two"], [1, 5432]),
@@ -106,7 +106,7 @@ def test_keepalives() -> None:
 )
 def test_hosts(query: str, host: object, port: object) -> None:
     found = arguments(f"postgresql+asyncpg://user@/db?{query}")
-    assert (found["host"], found["port"]) == (host, port)
+    assert (found["host"], found.get("port")) == (host, port)
 
 
 def test_psycopg_gets_all_as_it_is() -> None:
@@ -164,6 +164,7 @@ def test_ssl_is_asyncpgs_name_for_sslmode() -> None:
         ),
         ("connect_timeout=soon", "connect_timeout=soon is not supported by asyncpg; give it a number"),
         ("host=a,b&port=1,2,3", "A list of 2 hosts with 3 ports is not supported; give each host a port"),
+        ("host=a&port=b", "A port that is no number is not supported; give each host a number"),
         ("host=a,,b", "A host without a name among several is not supported; name every host"),
     ],
 )
@@ -250,7 +251,7 @@ def test_those_who_watch_get_a_url_for_asyncpg() -> None:
     assert psycopg.drivername == "postgresql+asyncpg"
     assert psycopg.query == {"dsn": "postgresql://?sslmode=require"}
     unable = translated("postgresql+psycopg://u:p@/db?host=h&gssencmode=require").monitor_url()
-    assert unable.query == {"host": "h", "port": "5432"}
+    assert unable.query == {"host": "h"}
     assert translated("sqlite+aiosqlite:////tmp/x.db").monitor_url() == make_url(
         "sqlite+aiosqlite:////tmp/x.db"
     )
