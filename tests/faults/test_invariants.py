@@ -52,7 +52,7 @@ GOOD = Evidence(
     plan=PLAN,
     changes=LIFE,
     given=GIVEN,
-    runs=[RunRow("d", "r", "success", *[None] * (len(RunRow.__dataclass_fields__) - 3))],
+    runs=[RunRow("d", "r", "success", None, NOW, None, None)],
     task_instances=[_ti()],
     earlier_tries=(),
     samples=[[_ti()]],
@@ -116,7 +116,7 @@ def test_what_is_planted_is_found(planted: Evidence, found: str) -> None:
 
 def test_a_reset_allows_one_more_try() -> None:
     reset = _change(3, "queued", None, is_id="2")
-    again = [_change(4, None, "scheduled", is_id="2", was_id="2"), *LIFE[2:]]
+    again = [replace(one, at=one.at + timedelta(seconds=5)) for one in LIFE[1:]]
     seen = replace(GOOD, changes=[*LIFE[:3], reset, *again], task_instances=[replace(_ti(), try_number=2)])
     assert violations(seen) == []
 
