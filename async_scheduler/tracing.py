@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
 
     from async_scheduler.settings import Settings
+
+log = logging.getLogger(__name__)
 
 NO_SOCKET = "none"
 LONGEST_PATH = 100
@@ -48,7 +51,11 @@ class Tracing:
 
     async def run(self) -> None:
         """Serve the control socket and watch for deadlocks until cancelled; the trace is complete then."""
-        await self._service.run()
+        try:
+            await self._service.run()
+        # An instrument must not end what it measures, whatever is wrong with it.
+        except Exception:
+            log.exception("The instrument has failed: this scheduler can no longer be traced, all else goes on")
 
     def lag(self, seconds: float) -> None:
         """Report how late the event loop was, to the metrics and to the trace."""
