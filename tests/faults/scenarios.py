@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tests.faults.field import Field, Fields
     from tests.faults.schedulers import Scheduler
 
+RATE = 1.0
+"""Runs that fall due each second while faults are injected, so that there is work all the time."""
 PATIENCE = 300.0
 """Seconds after which work that has not ended counts as stuck."""
 SMALL = "mixed-rules:dags=1,runs=4,duration=0.3"
@@ -128,7 +130,7 @@ def _under(kind: type[Injector], shortest: float, longest: float, schedulers: in
             start = _starter(one, outcome)
             for number in range(schedulers):
                 start(f"async {number}")
-            one.open(schedulers)
+            one.open(schedulers, RATE)
             injector = kind(one, start, outcome.seed, shortest, longest)
             with _injecting(one, outcome, injector):
                 pass
@@ -160,7 +162,7 @@ def rows_locked(fields: Fields, outcome: Outcome, label: str) -> None:
         start = _starter(one, outcome)
         for number in range(2):
             start(f"async {number}")
-        one.open(2)
+        one.open(2, RATE)
         with _injecting(one, outcome, LockRows(one, start, outcome.seed, 0.1, 0.6)):
             pass
         logs = "".join(scheduler.text for scheduler in one.schedulers.all)
@@ -178,10 +180,33 @@ def link_hurt(fields: Fields, outcome: Outcome, label: str) -> None:
         start = _starter(one, outcome)
         for number in range(2):
             start(f"async {number}")
-        one.open(2)
+        one.open(2, RATE)
         injector = HurtLink(one, start, outcome.seed, 0.3, 1.5)
         injector.link = link
         with _injecting(one, outcome, injector):
+            pass
+        _finish(one, outcome)
+
+
+@scenario
+def all_at_once(fields: Fields, outcome: Outcome, label: str) -> None:
+    """Connections ended, the link hurt, rows locked, schedulers killed and the server restarted, together."""
+    at = fields.server.address("postgres")
+    assert at.socket is not None
+    with FaultyLink(at.socket) as link, fields.field(label, link=at.behind(link.port)) as one:
+        start = _starter(one, outcome)
+        for number in range(3):
+            start(f"async {number}")
+        one.open(3, RATE)
+        hurt = HurtLink(one, start, outcome.seed, 0.3, 1.5)
+        hurt.link = link
+        others = (
+            TerminateBackends(one, start, outcome.seed, 0.5, 3.0),
+            LockRows(one, start, outcome.seed, 0.1, 0.6),
+            KillSchedulers(one, start, outcome.seed, 3.0, 8.0),
+            RestartServer(one, start, outcome.seed, 10.0, 20.0),
+        )
+        with _injecting(one, outcome, hurt, *others):
             pass
         _finish(one, outcome)
 
@@ -193,7 +218,7 @@ def disk_full(fields: Fields, outcome: Outcome, label: str) -> None:
         start = _starter(one, outcome)
         for number in range(2):
             start(f"async {number}")
-        one.open(2)
+        one.open(2, RATE)
         injector = FillDisk(one, start, outcome.seed, 1.0, 3.0)
         injector.disk = disk
         with _injecting(one, outcome, injector):
@@ -328,7 +353,7 @@ def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
     draw.shuffle(points)
     with fields.field(label) as one:
         _starter(one, outcome)("steady")
-        one.open(1, arrival_rate=1.0)
+        one.open(1, RATE)
         missed = []
         for routine, moment in points:
             point = f"{routine}|{moment}|{draw.randint(1, 3)}"
