@@ -304,6 +304,8 @@ class Assembly:
             beating.cancel()
 
     async def _beat_on(self) -> None:
+        if self.fence.lost:
+            return
         # That the heartbeat fails must not keep executors from ending.
         try:
             await self._heartbeat_driver().run()

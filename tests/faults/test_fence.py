@@ -222,12 +222,15 @@ class MarkedFailed(InstantExecutor):
 
 
 @pytest.mark.parametrize("algorithm", ["upstream", "redesigned"])
-def test_scheduler_steps_down_with_one_clear_message(airflow_db: Database, algorithm: Algorithm) -> None:
+def test_scheduler_steps_down_with_one_clear_message(
+    airflow_db: Database, algorithm: Algorithm, caplog: pytest.LogCaptureFixture
+) -> None:
     write_dags(layered_dag("dag", [20] * 30, max_active_tasks=20))
     create_run("dag")
     settings = Settings(algorithm=algorithm, event_loop="asyncio", executor_poll_interval=0.02)
     with pytest.raises(SchedulerFenced, match=r"^Job \d+ of this scheduler is failed in the database"):
         run_until_idle([MarkedFailed()], settings)
+    assert "so others may have taken over its work" not in caplog.text, "the command prints the error, once"
     with create_session() as session:
         assert session.scalars(select(Job.state)).all() == [JobState.FAILED]
         assert session.scalars(select(DagRun.state)).all() == ["running"]
