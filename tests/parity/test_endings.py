@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
 from airflow.listeners import hookimpl
 from airflow.listeners.listener import get_listener_manager
 from airflow.models.asset import AssetEvent, AssetModel
@@ -30,7 +31,7 @@ from sqlalchemy import select, update
 
 from tests.parity.arms import Scripted
 from tests.parity.test_queueing import two
-from tests.parity.world import DAY, ENDED, Lines, World, both
+from tests.parity.world import DAY, ENDED, Lines, World, both, in_a_thread
 from tests.support.dags import EPOCH, write_dags
 
 
@@ -108,6 +109,27 @@ def test_callbacks_with_consumed_events(w: World) -> None:
     consume(w, run)
     w.schedule()
     assert w.count(Callback) == 1
+
+
+@both()
+def test_callbacks_are_sent_after_the_commit(w: World) -> None:
+    w.dag(**BOTH)
+    w.run()
+    w.ti(state="success", **ENDED)
+    send, seen = DatabaseCallbackSink.send, []
+
+    def look() -> None:
+        with create_session(scoped=False) as session:
+            seen.append(str(session.scalar(select(DagRun.state))))
+
+    def sending(self: Any, *args: Any, **kwargs: Any) -> None:
+        in_a_thread(look)
+        send(self, *args, **kwargs)
+
+    with patch.object(DatabaseCallbackSink, "send", sending):
+        w.schedule()
+    w.note(*seen)
+    assert seen == ["success"]
 
 
 def consume(w: World, run: DagRun) -> None:

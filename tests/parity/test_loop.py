@@ -26,7 +26,8 @@ OTHERWISE = {
 }
 
 
-def _run(ours: bool) -> tuple[dict[str, Any], set[Any]]:
+def _run(ours: bool) -> tuple[dict[str, Any], set[Any], tuple[Any, ...]]:
+    """Return the rows at the end, the metrics that were sent, and what became of the executor."""
     wipe()
     began, metrics = datetime.now(UTC), Metrics()
     with DAG(
@@ -37,19 +38,28 @@ def _run(ours: bool) -> tuple[dict[str, Any], set[Any]]:
             BaseOperator(task_id="c", depends_on_past=True),
         ]
     write_dags(dag)
+    executor = InstantExecutor()
     with patch.object(stats_utils, "get_stats_factory", return_value=lambda: metrics):
         if ours:
-            run_until_idle([InstantExecutor()], replace(REDESIGNED, sweep_interval=0.1), idle_rounds=8)
+            run_until_idle([executor], replace(REDESIGNED, sweep_interval=0.1), idle_rounds=8)
         else:
-            run_stock_until_idle([InstantExecutor()], idle_rounds=4)
-    return read(Reading(began)), {key for key in metrics.sent if not key[0].startswith(OURS)}
+            run_stock_until_idle([executor], idle_rounds=4)
+    sent = {key for key in metrics.sent if not key[0].startswith(OURS)}
+    given = (
+        type(executor.callback_sink).__name__,
+        executor.job_id,
+        executor.ended,
+        set(executor.runs.values()),
+    )
+    return read(Reading(began)), sent, given
 
 
 def test_due_dags_to_finished_runs(parity_db: None) -> None:
-    (expected, sent), (ours, ours_sent) = _run(ours=False), _run(ours=True)
+    (expected, sent, executor), (ours, ours_sent, our_executor) = _run(ours=False), _run(ours=True)
     assert len(expected["dag_run"]) == 5
     assert {run["state"] for run in expected["dag_run"]} == {"success"}
     assert differences(expected, ours) == []
+    assert executor == our_executor == ("DatabaseCallbackSink", 1, True, {1})
     assert "scheduler.executor_heartbeat_duration" in {name for name, _ in sent}
     assert {name for name, _ in sent - ours_sent} <= OTHERWISE.keys()
     assert {name for name, _ in ours_sent - sent} == set()

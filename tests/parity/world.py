@@ -349,7 +349,8 @@ def both(
     """Make a test of a story: both schedulers, the same rows, the same end.
 
     :param executors: makes the executors of each scheduler, the default one first.
-    :param differing: places where the ends have to differ, on purpose: the story says why.
+    :param differing: places where the stages' end has to differ, on purpose: the story says why. The
+        facade's does not: there it is the caller's own session that Airflow's code closes.
     :param conf: Airflow's options as ``section__key``.
     """
 
@@ -362,7 +363,8 @@ def both(
             with _configured(conf):
                 expected, end = _tell(story, (stock, ours), executors, arguments)
             found = differences(expected, end)
-            if {line.partition(":")[0] for line in found} != set(differing):
+            allowed = set(differing) if ours is redesigned else set()
+            if {line.partition(":")[0] for line in found} != allowed:
                 pytest.fail("The schedulers differ:\n" + "\n".join(found), pytrace=False)
 
         keywords = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
