@@ -33,9 +33,9 @@ from tests.support.dags import create_run, scheduled_dag, write_dags
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from tests.compat.conftest import FreshDatabase
-
 pytestmark = pytest.mark.usefixtures("any_db")
+LOCKS_ROWS = pytest.mark.parametrize("fresh_db", ["postgresql"], indirect=True)
+"""For tests of what two transactions do to each other: SQLite has one writer."""
 
 
 @pytest.fixture
@@ -379,10 +379,9 @@ def test_orphans_are_adopted_or_reset(kind: Any) -> None:
     assert states()["a"] is None
 
 
-def test_a_turn_gives_way_to_another_scheduler(any_db: str, fresh_db: FreshDatabase) -> None:
+@LOCKS_ROWS
+def test_a_turn_gives_way_to_another_scheduler() -> None:
     """Where it holds the critical section, the turn queues nothing and gives up its transaction."""
-    if any_db == "sqlite":
-        pytest.skip("SQLite has one writer: there is no second scheduler")
     write_dags(chain("dag", "a"))
     create_run("dag", state=DagRunState.RUNNING)
     set_states("dag", {"a": "scheduled"}, try_number=1)
@@ -395,11 +394,10 @@ def test_a_turn_gives_way_to_another_scheduler(any_db: str, fresh_db: FreshDatab
     assert not runner.executor.queued_tasks
 
 
+@LOCKS_ROWS
 @pytest.mark.usefixtures("run_of_two")
-def test_events_of_locked_rows_are_put_back(any_db: str) -> None:
+def test_events_of_locked_rows_are_put_back() -> None:
     """Airflow's runner loses them (#55004)."""
-    if any_db == "sqlite":
-        pytest.skip("SQLite locks no rows")
     runner = new_runner(SyncFacadeRunner)
     set_states("dag", {"a": "queued"}, try_number=1, queued_by_job_id=runner.job.id)
     assert settings.engine is not None
