@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests.support.postgres import Database
 
+pytestmark = pytest.mark.timeout(300)
+
 OBSERVE = """
 SELECT count(*), coalesce(max(extract(epoch FROM clock_timestamp() - state_change))
                           FILTER (WHERE state LIKE 'idle in transaction%%'), 0)
@@ -122,7 +124,6 @@ def test_the_observer_sees_a_connection_that_idles(database: Database) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("algorithm", ["redesigned", "upstream"])
 @pytest.mark.parametrize(
     ("mode", "pool"), [("concurrent", 5), ("concurrent", 0), ("sequential", 0), ("shared_session", 0)]

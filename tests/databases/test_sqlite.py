@@ -19,6 +19,8 @@ from tests.support.postgres import migrate
 from tests.support.process import ROOT, schedulers_on
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 
 class File:
     """A database file as an Airflow process is pointed at it."""
@@ -126,7 +128,6 @@ def test_real_tasks_under_local_executor(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("algorithm", "runs"), [("redesigned", 8), ("upstream", 3)])
 def test_nobody_waits_in_vain_for_the_writer(lite: File, tmp_path: Path, algorithm: str, runs: int) -> None:
     """As under LocalExecutor: many tasks write through the API server while the scheduler works."""
