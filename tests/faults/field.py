@@ -139,14 +139,18 @@ class Field:
 
     def open(self, schedulers: int, arrival_rate: float | None = None) -> None:
         """Let the work begin as soon as so many schedulers turn."""
+        self.await_ready(schedulers)
+        self.database.open_gate(arrival_rate)
+        self.watch.start()
+
+    def await_ready(self, schedulers: int) -> None:
+        """Return when so many schedulers have sent a first heartbeat to their executor."""
         until = time.monotonic() + 60
         while len(list((self.folder / "ready").iterdir())) < schedulers:
             if time.monotonic() > until:
                 logs = [one.text[-2000:] for one in self.schedulers.all]
                 raise AssertionError(f"no scheduler loop after 60 s: {logs}")
             time.sleep(0.05)
-        self.database.open_gate(arrival_rate)
-        self.watch.start()
 
     @property
     def left(self) -> int:

@@ -291,9 +291,10 @@ def rolling_switch(fields: Fields, outcome: Outcome, label: str) -> None:
         current = one.schedulers.start("stock 0")
         one.open(1)
         for number, starting in enumerate((start, one.schedulers.start)):
-            time.sleep(2)
+            time.sleep(1)
             following = starting(f"switch {number}")
-            time.sleep(2)
+            one.await_ready(number + 2)
+            time.sleep(1)
             current.signal(signal.SIGTERM)
             outcome.faults["scheduler exchanged"] += 1
             current = following
