@@ -163,10 +163,14 @@ class Life:
             session.execute(update(Backfill).values(is_paused=False))
 
     def _all_end(self) -> bool:
-        """Let all end that is held, and time pass; return whether anything may come of it."""
+        """Let time pass and all end that is held; return whether anything may come of it.
+
+        In this order: what is to go on later must not be due before its executor has said that it left. That
+        would be a race under any scheduler.
+        """
         held = self._workers.in_order()
-        self._let_end(held)
         self._clock.put_forward()
+        self._let_end(held)
         if held:
             return True
         with create_session() as session:

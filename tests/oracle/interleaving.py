@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 MOVING = ("schedule", "enqueue", "executor:HeldExecutor")
 ROUTINES = ("create", "start", "sweep", *MOVING, *MOVING)
 """What may begin; what moves a story on is there twice."""
-STRIDES = (1, 1, 2, 4, 10, 40, 40)
-"""For how many stops somebody goes on, before somebody else may."""
+STRIDES = (1, 2, 5, 40, 40)
+"""For how many stops somebody goes on, before somebody else may; or as far as the next commit."""
+MOST_STOPS = 500
 
 
 class InterleavedLife(Life):
@@ -101,12 +102,18 @@ class InterleavedLife(Life):
         if actor is None:
             return
         await self._stepper.settle()
-        for _ in range(STRIDES[next(self._choices) % len(STRIDES)]):
+        await self._stride(actor, next(self._choices) % (len(STRIDES) + 2))
+        self._reap()
+
+    async def _stride(self, actor: Actor, kind: int) -> None:
+        most = STRIDES[kind] if kind < len(STRIDES) else MOST_STOPS
+        for _ in range(most):
             if not actor.is_stopped:
-                break
+                return
             actor.go_on()
             await self._stepper.settle()
-        self._reap()
+            if most == MOST_STOPS and actor.at == "after its commit":
+                return
 
     def _options(self) -> list[Callable[[], Actor | None]]:
         """What may begin, the likelier the more it moves the story on."""
