@@ -228,7 +228,7 @@ def test_a_mapped_task_depends_on_all_of_its_past(w: World) -> None:
 def test_waiting_for_a_retry(w: World) -> None:
     """A delay, a growing one, and one that the worker asked for; failed so many minutes ago."""
     columns: dict[str, dict[str, Any]] = {"plain": {}, "growing": {}, "asked": {"retry_delay_override": 60.0}}
-    ages = (14, 16, 600)
+    ages = (5, 16, 600)
     tasks: dict[str, Any] = {}
     for name, age in itertools.product(columns, ages):
         growing = {"retry_exponential_backoff": 2.0} if name == "growing" else {}
@@ -239,11 +239,11 @@ def test_waiting_for_a_retry(w: World) -> None:
         failed = {"try_number": 2, "end_date": w.now - timedelta(minutes=age), **columns[name]}
         w.ti(f"{name}{age}", "up_for_retry", **failed)
     w.schedule()
-    assert w.state("plain14") == "up_for_retry"
+    assert w.state("plain5") == "up_for_retry"
     assert w.state("plain16") == "scheduled"
 
 
-RESCHEDULES = ((), (-1,), (-21, -11, -1), (1,), (-19, -9, 1), (5, -1))
+RESCHEDULES = ((), (-1,), (-21, -11, -1), (9,), (-19, -9, 9), (9, -1))
 """Minutes from now, in the order in which they were asked for: the last one counts."""
 
 

@@ -132,7 +132,7 @@ def test_tasks_without_heartbeat(w: World, callback: bool, state: str, retries: 
     stuck(w, "a", state, **old)
     stuck(w, "b", state, **{**old, "queued_by_job_id": 4711})
     stuck(w, "c", state, **{**old, "last_heartbeat_at": None})
-    stuck(w, "d", state, **{**old, "last_heartbeat_at": w.now - timedelta(minutes=4)})
+    stuck(w, "d", state, **{**old, "last_heartbeat_at": w.now - timedelta(minutes=1)})
     w.executors[0].running.add(w.key("a", tries))
     w.timer("lost_heartbeats")
     w.check()
