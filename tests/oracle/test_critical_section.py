@@ -187,7 +187,7 @@ def queued_by(algorithm: Algorithm, scene: Scene, runs: list[DagRun]) -> tuple[l
 
 @given(scene=SCENES)
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_both_queue_the_same(airflow_db: Database, scene: Scene) -> None:
     runs = create(scene)
     try:

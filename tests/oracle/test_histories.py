@@ -57,7 +57,7 @@ def unlike(ours: Sequence[Rest], airflows: Sequence[Rest]) -> list[str]:
 
 @given(story=stories())
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_both_lead_the_same_life(airflow_db: Database, story: Story) -> None:
     agree(story)
 

@@ -78,7 +78,7 @@ def agree(story: Story, database: Database, choices: bytes) -> None:
 
 @given(story=busy_stories(), choices=st.binary(min_size=161, max_size=161))
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_any_interleaving_ends_as_airflow_does(airflow_db: Database, story: Story, choices: bytes) -> None:
     agree(story, airflow_db, choices)
 

@@ -167,7 +167,7 @@ def test_the_stage_ends_where_airflow_comes_to_rest_deeply(
 
 @given(dag=mapped_dags())
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_stage_ends_where_airflow_comes_to_rest_with_maps(
     airflow_db: Database, oracle: Oracle, dag: Dag
 ) -> None:

@@ -164,7 +164,7 @@ def forget() -> None:
 
 @given(dags=st.lists(DAGS, min_size=1, max_size=3))
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_both_start_the_same_runs(airflow_db: Database, dags: list[QueuedDag]) -> None:
     store(dags)
     try:

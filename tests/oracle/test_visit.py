@@ -35,7 +35,7 @@ def agree(oracle: Oracle, dag: Dag) -> None:
 
 @given(dag=dags())
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_visit_ends_where_airflow_comes_to_rest(oracle: Oracle, dag: Dag) -> None:
     agree(oracle, dag)
 
@@ -50,7 +50,7 @@ def test_a_visit_ends_where_airflow_comes_to_rest_deeply(oracle: Oracle, dag: Da
 
 @given(dag=mapped_dags())
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_visit_with_maps_ends_where_airflow_comes_to_rest(oracle: Oracle, dag: Dag) -> None:
     agree(oracle, dag)
 
