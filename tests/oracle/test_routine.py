@@ -151,6 +151,7 @@ def agree(oracle: Oracle, dag: Dag) -> None:
 
 @given(dag=dags())
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(1800)
 def test_the_stage_ends_where_airflow_comes_to_rest(airflow_db: Database, oracle: Oracle, dag: Dag) -> None:
     agree(oracle, dag)
 
