@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from airflow.utils import cli as cli_utils
 from airflow.utils.memray_utils import MemrayTraceComponents, enable_memray_trace
 from airflow.utils.process_utils import set_component_mp_start_method
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+from sqlalchemy.exc import DBAPIError
 
 from async_scheduler.database.address import async_address
 from async_scheduler.database.capacity import require_pool
@@ -96,3 +98,19 @@ def _run_job(args: Namespace, settings: Settings) -> None:
         except AsyncSchedulerError as error:
             print(f"airflow scheduler --async: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(1) from error
+        except DBAPIError as error:
+            # Airflow writes the job's row before the routines begin and after they have ended.
+            for line in _outside(error):
+                print(f"airflow scheduler --async: {line}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(1) from error
+
+
+def _outside(error: DBAPIError) -> Iterator[str]:
+    """Say what had ended the scheduler, if anything, and which error hit its job's row then."""
+    before: BaseException | None = error
+    while before is not None and not isinstance(before, AsyncSchedulerError):
+        before = before.__context__
+    if before is not None:
+        yield str(before)
+    reason = str(error.orig).strip().partition("\n")[0]
+    yield f"The scheduler's job could not be written: {type(error.orig).__name__}: {reason}"

@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet
 
 from tests.faults.field import Fields
-from tests.faults.report import write
+from tests.faults.report import earlier, write
 from tests.faults.scenarios import LARGE, SCENARIOS, Outcome
 from tests.faults.server import FaultServer
 
@@ -29,11 +29,11 @@ def main() -> int:
     parser.add_argument("--algorithm", choices=("redesigned", "upstream", "both"), default="both")
     parser.add_argument("--workload", default=LARGE)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="a folder; what it holds is kept, and counted")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     algorithms = ("redesigned", "upstream") if arguments.algorithm == "both" else (arguments.algorithm,)
-    outcomes = []
+    outcomes = earlier(arguments.output) if arguments.output else []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         Path(folder).chmod(0o711)
         server = FaultServer()

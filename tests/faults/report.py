@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from tests.faults.scenarios import Outcome
 
 
+def earlier(folder: Path) -> list[Outcome]:
+    """Return the outcomes that *folder* holds already."""
+    from tests.faults.scenarios import Outcome
+
+    file = folder / "faults.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())["outcomes"]
+    return [Outcome(**{**one, "faults": Counter(one["faults"])}) for one in found]
+
+
 def write(outcomes: Sequence[Outcome], folder: Path, workload: str) -> None:
     """Write both files into *folder*."""
     folder.mkdir(parents=True, exist_ok=True)

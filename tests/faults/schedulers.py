@@ -124,7 +124,7 @@ class Schedulers:
     def bad_endings(self) -> list[str]:
         """Return a line for each scheduler that nobody killed and that ended without saying why."""
         return [
-            f"scheduler {one.label} ended with code {one.code} and no clear message"
+            f"scheduler {one.label} ended with code {one.code} and no clear message: {one.text[-300:]}"
             for one in self.all
             if not one.killed
             and one.code not in (None, 0)
