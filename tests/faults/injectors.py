@@ -203,12 +203,14 @@ class KillSchedulers(Injector):
     name = "scheduler killed"
 
     def inject(self) -> list[str]:
-        """Kill one and start another."""
+        """Kill one that turns, so that the work goes on between two kills, and start another."""
         running = self.field.schedulers.running
-        if running:
-            self.random.choice(running).kill()
-        self.start("replacement")
-        return [self.name] if running else []
+        turning = [one for one in running if (self.field.folder / "ready" / str(one.pid)).exists()]
+        if turning:
+            self.random.choice(turning).kill()
+        if turning or not running:
+            self.start("replacement")
+        return [self.name] if turning else []
 
 
 class PauseSchedulers(Injector):
