@@ -110,7 +110,7 @@ def _with_skips(draw: st.DrawFn, drawn: list[Work]) -> list[Work]:
 
 
 @st.composite
-def stories(draw: st.DrawFn, most: int = 5, steps: int = 3) -> Story:
+def stories(draw: st.DrawFn, most: int = 4, steps: int = 3) -> Story:
     """Draw a story of up to *most* tasks and *steps* steps."""
     graph, groups = draw(graphs(most))
     return Story(

@@ -76,7 +76,7 @@ def agree(story: Story, database: Database, choices: bytes) -> None:
     assert not found, "\n".join(found)
 
 
-@given(story=busy_stories(), choices=st.binary(min_size=161, max_size=161))
+@given(story=busy_stories(), choices=st.binary(min_size=121, max_size=121))
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.timeout(1800)
 def test_any_interleaving_ends_as_airflow_does(airflow_db: Database, story: Story, choices: bytes) -> None:
