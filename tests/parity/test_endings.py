@@ -30,8 +30,9 @@ from airflow.utils.session import create_session
 from sqlalchemy import select, update
 
 from tests.parity.arms import Scripted
+from tests.parity.listening import Lines
 from tests.parity.test_queueing import two
-from tests.parity.world import DAY, ENDED, Lines, World, both, in_a_thread
+from tests.parity.world import DAY, ENDED, World, both, in_a_thread
 from tests.support.dags import EPOCH, write_dags
 
 

@@ -30,7 +30,8 @@ from airflow.sdk.definitions.callback import SyncCallback
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select, update
 
-from tests.parity.world import Lines, World, both
+from tests.parity.listening import Lines
+from tests.parity.world import World, both
 from tests.support.dags import EPOCH
 
 FAILED, SUCCESS = TaskInstanceState.FAILED, TaskInstanceState.SUCCESS

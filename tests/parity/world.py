@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import logging
 import threading
 import warnings
 from collections import Counter
@@ -23,8 +22,6 @@ from unittest.mock import patch
 
 import pytest
 from airflow._shared.observability.metrics import stats
-from airflow._shared.observability.metrics.base_stats_logger import NoStatsLogger
-from airflow._shared.observability.metrics.protocols import Timer
 from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.pool import Pool
@@ -36,6 +33,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import func, select, update
 
 from tests.parity.arms import Arm, MakeArm, Scripted, facade, redesigned, stock
+from tests.parity.listening import Metrics
 from tests.parity.rows import Reading, differences, read, task_instance_names, wipe
 from tests.support.dags import EPOCH, create_run, write_dags
 
@@ -258,35 +256,6 @@ def _described(workload: Any) -> str:
     return repr(dumped)
 
 
-class Lines(logging.Handler):
-    """Keeps what one of Airflow's loggers is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the text."""
-        self.texts.append(record.getMessage())
-
-    def about(self, *parts: str) -> list[str]:
-        """Return the lines in which one of *parts* occurs, sorted."""
-        return sorted(text for text in self.texts if any(part in text for part in parts))
-
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Listen to the logger *name* while the block runs."""
-        logger = logging.getLogger(name)
-        level = logger.level
-        logger.addHandler(self)
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.removeHandler(self)
-            logger.setLevel(level)
-
-
 def in_a_thread(change: Callable[[], None]) -> None:
     """Let *change* happen on a thread, which does not inherit what makes sessions join a transaction."""
     thread = threading.Thread(target=change)
@@ -306,41 +275,6 @@ def make_dag(dag_id: str, tasks: Any, edges: str = "", **options: Any) -> DAG:
             before, after = edge.split(">")
             made[before].set_downstream(made[after])
     return dag
-
-
-class Metrics(NoStatsLogger):  # type: ignore[misc]
-    """Counts what is sent, by name and tags; gauges with their value."""
-
-    def __init__(self) -> None:
-        self.sent: Counter[Any] = Counter()
-
-    def incr(self, stat: str, count: int = 1, rate: int = 1, *, tags: Any = None) -> None:
-        self.sent[stat, _flat(tags)] += count
-
-    def gauge(self, stat: str, value: float, rate: int = 1, delta: bool = False, *, tags: Any = None) -> None:
-        self.sent[stat, _flat(tags)] = value  # type: ignore[assignment]
-
-    def timing(self, stat: str, dt: Any, *, tags: Any = None) -> None:
-        self.sent[stat, _flat(tags)] += 1
-
-    def timer(self, stat: str | None = None, *_: Any, tags: Any = None, **__: Any) -> Timer:
-        """Return a timer whose end is noted."""
-        return _Timed(self, stat, tags)
-
-
-class _Timed(Timer):  # type: ignore[misc]
-    def __init__(self, metrics: Metrics, stat: str | None, tags: Any) -> None:
-        super().__init__()
-        self._send: Callable[[], None] = lambda: metrics.timing(stat, 0, tags=tags) if stat else None
-
-    def stop(self, send: bool = True) -> None:
-        super().stop(send)
-        if send:
-            self._send()
-
-
-def _flat(tags: Any) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((name, str(value)) for name, value in (tags or {}).items()))
 
 
 def both(
