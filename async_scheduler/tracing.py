@@ -55,7 +55,7 @@ class Tracing:
             await self._service.run()
         # An instrument must not end what it measures, whatever is wrong with it.
         except Exception:
-            log.exception("The instrument has failed: this scheduler can no longer be traced, all else goes on")
+            log.exception("The instrument has failed: no more traces of this scheduler, all else goes on")
 
     def lag(self, seconds: float) -> None:
         """Report how late the event loop was, to the metrics and to the trace."""
