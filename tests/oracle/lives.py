@@ -94,6 +94,9 @@ class Redesigned:
         self._opened = assembled(executor, settings=REDESIGNED)
         self._assembly: Assembly = loop.run(self._opened.__aenter__())
         self._executor_routine = f"executor:{type(executor).__name__}"
+        # No heartbeat runs here that would keep the fence open for longer than half a minute.
+        now = self._assembly.fence._clock()
+        self._assembly.fence._clock = lambda: now
         ordered_dependencies(self._assembly._scheduler.scheduler_dag_bag, order)
 
     def close(self) -> None:
