@@ -7,7 +7,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,10 +41,15 @@ def write(outcomes: Sequence[Outcome], folder: Path, workload: str) -> None:
         "task_instances": sum(outcome.task_instances for outcome in outcomes),
         "workloads_handed_over": sum(outcome.workloads for outcome in outcomes),
         "violations": sum(len(outcome.violations) for outcome in outcomes),
-        "outcomes": [asdict(outcome) for outcome in outcomes],
+        "outcomes": [_recorded(outcome) for outcome in outcomes],
     }
     (folder / "faults.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "summary.md").write_text(_summary(record, outcomes))
+
+
+def _recorded(outcome: Outcome) -> dict[str, Any]:
+    """Return it as JSON holds it. (``asdict`` makes a counter of pairs out of a counter.)"""
+    return {each.name: getattr(outcome, each.name) for each in fields(outcome)}
 
 
 def _summary(record: dict[str, Any], outcomes: Sequence[Outcome]) -> str:

@@ -51,11 +51,12 @@ class Scheduler:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def _says_why(text: str) -> bool:
-    """Whether a scheduler's output ends with our line, or with Airflow's error of a check before our code."""
-    if "airflow scheduler --async: " in text:
+def _says_why(code: int | None, text: str) -> bool:
+    """Whether a scheduler's end is clear: by our line, or, before our code, by Airflow's error or a signal."""
+    if code == 1 and "airflow scheduler --async: " in text:
         return True
-    return "Starting the async scheduler" not in text and "OperationalError" in text
+    ours = "Starting the async scheduler" in text
+    return not ours and (code == -signal.SIGTERM or "OperationalError" in text)
 
 
 @dataclass(slots=True)
@@ -133,7 +134,7 @@ class Schedulers:
         return [
             f"scheduler {one.label} ended with code {one.code} and no clear message: {one.text[-300:]}"
             for one in self.all
-            if not one.killed and one.code not in (None, 0) and not (one.code == 1 and _says_why(one.text))
+            if not one.killed and one.code not in (None, 0) and not _says_why(one.code, one.text)
         ]
 
     def close(self) -> None:
