@@ -52,7 +52,7 @@ class Scheduler:
 
 
 def _says_why(code: int | None, text: str) -> bool:
-    """Whether a scheduler's end is clear: by our line, or, before our code, by Airflow's error or a signal."""
+    """Whether a scheduler's end is clear: by our line; before our code by Airflow's error or a signal."""
     if code == 1 and "airflow scheduler --async: " in text:
         return True
     ours = "Starting the async scheduler" in text
