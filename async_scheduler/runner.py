@@ -15,10 +15,12 @@ from typing import Any
 
 from airflow import settings as airflow_settings
 from airflow._shared.observability.metrics import stats
+from airflow._shared.timezones import timezone
 from airflow.callbacks.database_callback_sink import DatabaseCallbackSink
 from airflow.configuration import conf
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.observability.metrics import stats_utils
+from airflow.utils.session import create_session
 from sqlalchemy.orm import configure_mappers
 
 from async_scheduler.assembly import Assembly
@@ -30,6 +32,7 @@ from async_scheduler.driver.supervisor import first_cause
 from async_scheduler.measure import loop_lag, stepping
 from async_scheduler.settings import Settings
 from async_scheduler.store.assets import deactivate_orphaned
+from async_scheduler.store.jobs import renew_job
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
                 export_legacy_names=conf.getboolean("metrics", "legacy_names_on"),
             )
             self._start_executors()
+            self._renew_job()
             _spare_the_collector()
             with asyncio.Runner(loop_factory=make_loop) as runner:
                 runner.run(self._run())
@@ -121,6 +125,16 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
             executor.callback_sink = DatabaseCallbackSink()
             self._started.append(executor)
             executor.start()
+
+    def _renew_job(self) -> None:
+        """Beat once before the loop: executors that start slowly must not make the scheduler look dead.
+
+        A job that others have marked failed by now has queued nothing yet, so nobody has taken anything over.
+        """
+        now = timezone.utcnow()
+        with create_session() as session:
+            renew_job(session, self.job.id, now)
+        self.job.latest_heartbeat = now
 
     def _end_started_executors(self) -> None:
         """End what the loop could not end because it never got so far; their workers would never end."""

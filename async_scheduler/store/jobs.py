@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.jobs.job import Job
-from sqlalchemy import bindparam, select
+from airflow.jobs.job import Job, JobState
+from sqlalchemy import bindparam, select, update
 
 from async_scheduler.store.dialect import Dialect, dialect_of, statement
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
@@ -32,3 +34,9 @@ def read_job_state(session: Session, job: int, *, lock: bool) -> str | None:
     build = job_state_locked if lock else job_state
     state: str | None = session.scalar(build(dialect_of(session)), {"job": job})
     return state
+
+
+def renew_job(session: Session, job: int, now: datetime) -> None:
+    """Make *job* running with a heartbeat of *now*, whatever others have made of it. It must own no work."""
+    values = {"state": JobState.RUNNING, "latest_heartbeat": now}
+    session.execute(update(Job).where(Job.id == job).values(values))

@@ -235,3 +235,20 @@ def test_scheduler_steps_down_with_one_clear_message(
         assert session.scalars(select(Job.state)).all() == [JobState.FAILED]
         assert session.scalars(select(DagRun.state)).all() == ["running"]
         assert session.scalar(select(func.count()).where(TaskInstance.state == "success")) < 600
+
+
+class SlowToStart(InstantExecutor):
+    """Starts so slowly that others declare the scheduler dead meanwhile."""
+
+    def start(self) -> None:
+        with create_session() as session:
+            session.execute(update(Job).values(state=JobState.FAILED))
+
+
+def test_slow_start_is_not_a_death(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [2]))
+    create_run("dag")
+    run_until_idle([SlowToStart()])
+    with create_session() as session:
+        assert session.scalars(select(Job.state)).all() == [JobState.SUCCESS]
+        assert session.scalars(select(DagRun.state)).all() == ["success"]
