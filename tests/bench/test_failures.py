@@ -80,6 +80,8 @@ def test_an_interruption_keeps_what_is_done_and_leaves_nothing(
         env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         text=True,
+        # Tests may run where a shell has told its background jobs to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
