@@ -47,7 +47,7 @@ def test_job_that_cannot_be_closed_in_the_end(airflow_db: Database, tmp_path: Pa
     with schedulers_on(airflow_db, tmp_path) as schedulers:
         process = schedulers.start("--async")
         assert process.wait() == 1
-    assert "\nairflow scheduler --async: Routine 'deadlines' failed: ProgrammingError" in process.text
+    assert "\nairflow scheduler --async: Routine 'probe' failed: ProgrammingError" in process.text
     assert process.text.splitlines()[-1] == (
         "airflow scheduler --async: The scheduler's job could not be written: DiskFull: planted"
     )
