@@ -99,6 +99,7 @@ class Assembly:
             only_idle=scheduler.only_idle,
             on_round=self._on_round,
             on_limit=self._on_limit,
+            first=[timer.name for timer in timers if timer.at_start],
         )
         self.supervisor = Supervisor(drivers, settings.shutdown_grace)
 
@@ -213,7 +214,7 @@ class Assembly:
             return [
                 *(probe if self._probing else []),
                 self._driver(new.start, start),
-                self._driver(new.sweep, Schedule(self._settings.sweep_interval, wakes=("schedule",))),
+                self._driver(new.sweep, self._sweep_schedule()),
                 self._driver(new.schedule, schedule),
                 self._driver(new.enqueue, enqueue),
             ]
@@ -223,6 +224,11 @@ class Assembly:
             self._driver(ScheduleTaskInstances(scheduler, sessions), schedule),
             self._driver(EnqueueTaskInstances(scheduler, sessions, poll), enqueue),
         ]
+
+    def _sweep_schedule(self) -> Schedule:
+        """Return when the sweep runs: where rounds are counted, each looks for what others changed."""
+        interval, counted = self._settings.sweep_interval, self._scheduler.num_runs > 0
+        return Schedule(min(interval, self._idle) if counted else interval, core=counted, wakes=("schedule",))
 
     def _driver(
         self, routine: Routine, schedule: Schedule, timeout: float | Literal["as set"] | None = "as set"

@@ -14,6 +14,8 @@ class Rounds:
     """Counts rounds and ends the scheduler after the number asked for.
 
     ``only_idle``: count rounds in a row in which no routine made progress, as the sync loop's flag does.
+    ``first``: routines that have to pass once before the first round begins, as the sync loop adopts orphans
+    before its first turn.
     """
 
     def __init__(
@@ -23,20 +25,24 @@ class Rounds:
         only_idle: bool,
         on_round: Callable[[float], None],
         on_limit: Callable[[], None],
+        first: Iterable[str] = (),
     ) -> None:
         self._core = frozenset(core)
         self._limit = limit
         self._only_idle = only_idle
         self._on_round = on_round
         self._on_limit = on_limit
-        self._missing = set(self._core)
-        self._idle = True
-        self._started = perf_counter()
+        self._first = set(first)
+        self._begin_round(perf_counter())
         self.total = 0
         self.idle_in_a_row = 0
 
     def passed(self, routine: str, outcome: Outcome) -> None:
         """Note a pass of *routine*."""
+        if self._first:
+            self._first.discard(routine)
+            self._begin_round(perf_counter())
+            return
         if routine not in self._core:
             return
         self._idle = self._idle and not outcome.progressed
@@ -49,7 +55,10 @@ class Rounds:
         self._on_round(now - self._started)
         self.total += 1
         self.idle_in_a_row = self.idle_in_a_row + 1 if self._idle else 0
-        self._missing, self._idle, self._started = set(self._core), True, now
+        self._begin_round(now)
         reached = self.idle_in_a_row if self._only_idle else self.total
         if reached >= self._limit > 0:
             self._on_limit()
+
+    def _begin_round(self, now: float) -> None:
+        self._missing, self._idle, self._started = set(self._core), True, now

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.jobs.job import Job, JobState
 from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from async_scheduler.runner import AsyncSchedulerJobRunner
 from tests.redesigned.test_stages import REDESIGNED, run_states, states
 from tests.support.dags import create_run, layered_dag, write_dags
 from tests.support.executor import InstantExecutor
@@ -32,6 +36,29 @@ def test_runs_come_to_their_end(airflow_db: Database, mode: Mode) -> None:
     assert states() == {"success": 4 * 8}
     assert set(executor.runs.values()) == {1}
     assert not executor.unqueued
+
+
+@pytest.mark.parametrize("mode", ["concurrent", "sequential", "shared_session"])
+def test_orphans_adopted_slowly_are_run_before_it_ends_for_being_idle(
+    airflow_db: Database, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("orphans", [3]))
+    create_run("orphans", state="running")
+    with create_session() as session:
+        dead = Job(job_type="SchedulerJob", state=JobState.FAILED)
+        session.add(dead)
+        session.flush()
+        session.execute(update(TaskInstance).values(state="queued", queued_by_job_id=dead.id, try_number=1))
+    original = AsyncSchedulerJobRunner.adopt_or_reset_orphaned_tasks
+
+    def slow(self: Any, **arguments: Any) -> int:
+        time.sleep(1.0)
+        return int(original(self, **arguments))
+
+    monkeypatch.setattr(AsyncSchedulerJobRunner, "adopt_or_reset_orphaned_tasks", slow)
+    run_until_idle([InstantExecutor()], replace(REDESIGNED, mode=mode, sweep_interval=60.0), idle_rounds=2)
+    assert states() == {"success": 3}
+    assert run_states() == ["success"]
 
 
 def test_what_one_run_raises_at_its_end_does_not_stop_the_others(

@@ -275,6 +275,20 @@ def test_limit_counts_rounds_or_idle_rounds_in_a_row(only_idle: bool, at: int) -
     assert reached[0] == at
 
 
+def test_the_first_round_begins_when_what_comes_first_has_passed() -> None:
+    reached: list[int] = []
+    rounds = Rounds(
+        "a", 1, True, lambda _: None, lambda: reached.append(rounds.total), first=["adopt", "other"]
+    )
+    for name in ("a", "adopt", "a", "a"):
+        rounds.passed(name, NOTHING)
+    assert rounds.total == 0
+    rounds.passed("other", NOTHING)
+    assert not reached
+    rounds.passed("a", NOTHING)
+    assert reached == [1]
+
+
 @given(st.integers(0, 60), st.floats(0.05, 300))
 def test_backoff_waits_stay_below_their_bound(failures: int, longest: float) -> None:
     backoff = Backoff(longest, give_up_after=1e9)
