@@ -33,6 +33,8 @@ class Rounds:
         self._on_round = on_round
         self._on_limit = on_limit
         self._first = set(first)
+        self._missing: set[str] = set()
+        self._idle = True
         self._begin_round(perf_counter())
         self.total = 0
         self.idle_in_a_row = 0
