@@ -54,18 +54,23 @@ def scenario(name: str, prepare: Callable[[], None]) -> Callable[[Call], Call]:
 
 def due_dags() -> None:
     """Daily dags that are due, one of them at its limit, and one that waits for asset events."""
+    dags_due_by_time()
+    write_dags(chain("by_asset", "a", schedule=[ASSET]))
+    queue_asset_event("by_asset")
+
+
+def dags_due_by_time() -> None:
+    """Daily dags that are due, one of them at its limit."""
     write_dags(
         chain("due", "a", "b", schedule="@daily"),
         chain("behind", "a", schedule="@daily", catchup=True, max_active_runs=3),
         chain("full", "a", schedule="@daily", catchup=True, max_active_runs=1),
-        chain("by_asset", "a", schedule=[ASSET]),
     )
     create_run("full", state=RUNNING)
     with create_session() as session:
         session.execute(
             update(DagModel).where(DagModel.dag_id == "full").values(exceeds_max_non_backfill=True)
         )
-    queue_asset_event("by_asset")
 
 
 @scenario("_create_dagruns_for_dags", due_dags)
@@ -273,7 +278,9 @@ def set_flag(runner: Any, session: Session) -> Any:
     return full.exceeds_max_non_backfill, due.exceeds_max_non_backfill
 
 
-@scenario("_do_scheduling", due_dags)
+# No run for asset events: SQLite's clock shows whole seconds, so whether a run due at the very moment of its
+# creation starts in the same call depends on the second's end.
+@scenario("_do_scheduling", dags_due_by_time)
 @scenario("_do_scheduling", several_runs)
 @scenario("_do_scheduling", scheduled_tasks)
 def schedule(runner: Any, session: Session) -> Any:
