@@ -28,7 +28,7 @@ POLL = 0.25
 """Seconds between two looks at the database. The end is read from the rows: this bounds only the harness."""
 SAMPLE = 1.0
 """Seconds between two looks at who holds slots."""
-READY_WITHIN = 120.0
+READY_WITHIN = 300.0
 
 
 class Cell:

@@ -109,7 +109,7 @@ class RealWorkers:
         return {"run_twice": database.started_twice(), "refused": 0, "submitted_twice": 0, "commits": None}
 
 
-READY_WITHIN = 60.0
+READY_WITHIN = 180.0
 
 
 def _wait_for(condition: Any, process: Child) -> None:

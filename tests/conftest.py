@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure: by itself Hypothesis allows an example 200 ms, and so long to draw it.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 RUN_VARIABLE = "ASYNC_SCHEDULER_TEST_RUN"
 IS_FIRST_PROCESS = RUN_VARIABLE not in os.environ  # the others are its xdist workers

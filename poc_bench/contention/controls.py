@@ -74,22 +74,27 @@ class Control:
     pool_size: int = ROUTINES
 
 
-def one_row(truth: Truth | None = None) -> Control:
+def one_row(truth: Truth | None = None, hold: float = HOLD) -> Control:
     """Return routines that all update the same row: nothing can be gained by running them at once."""
-    return Control("one row", {f"routine {n}": updater(1, f"routine {n}", truth) for n in range(ROUTINES)})
-
-
-def disjoint_rows(truth: Truth | None = None) -> Control:
-    """Return routines that each update a row of their own: everything can be gained."""
     return Control(
-        "disjoint rows", {f"routine {n}": updater(n + 1, f"routine {n}", truth) for n in range(ROUTINES)}
+        "one row", {f"routine {n}": updater(1, f"routine {n}", truth, hold) for n in range(ROUTINES)}
     )
 
 
-def pool_of_one() -> Control:
+def disjoint_rows(truth: Truth | None = None, hold: float = HOLD) -> Control:
+    """Return routines that each update a row of their own: everything can be gained."""
+    return Control(
+        "disjoint rows",
+        {f"routine {n}": updater(n + 1, f"routine {n}", truth, hold) for n in range(ROUTINES)},
+    )
+
+
+def pool_of_one(hold: float = HOLD) -> Control:
     """Return routines without a common row that share a single connection."""
     return Control(
-        "pool of one", {f"routine {n}": updater(n + 1, f"routine {n}") for n in range(ROUTINES)}, pool_size=1
+        "pool of one",
+        {f"routine {n}": updater(n + 1, f"routine {n}", hold=hold) for n in range(ROUTINES)},
+        pool_size=1,
     )
 
 

@@ -18,7 +18,7 @@ from poc_bench.errors import Unreachable, UsageError
 from poc_bench.processes import Child
 
 NEEDED = ("mariadbd", "mariadb-install-db", "mariadb-dump", "mariadb")
-STARTS_WITHIN = 60.0
+STARTS_WITHIN = 180.0
 
 
 class MySQL:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 TOLERANCE = 0.1
 """A link whose added delay is off by more than this share is not measured through."""
 PINGS = 60
-ROUNDS = 15
+ROUNDS = 60
+STRICT_ROUNDS = 15
 CLOSE_ENOUGH = 0.04
+"""What is aimed at. After so many rounds the machine is taken for a busy one: the tolerance will do."""
 
 
 class LinkedDatabase:
@@ -60,7 +62,7 @@ class LinkedDatabase:
         temporary.replace(self._request)
 
     def _wait_for_port(self) -> int:
-        for _ in range(400):
+        for _ in range(4000):
             if self._port_file.exists():
                 return int(self._port_file.read_text())
             if self.process.exit_code is not None:
@@ -73,16 +75,14 @@ class LinkedDatabase:
 
         :raises CellFailure: when it stays off by more than :data:`TOLERANCE`.
         """
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             self._added = self.added_delay()
             error = self._added - self._rtt
-            if abs(error) <= CLOSE_ENOUGH * self._rtt:
+            if abs(error) <= (CLOSE_ENOUGH if number < STRICT_ROUNDS else TOLERANCE) * self._rtt:
                 return
             self._write(max(0.0, self._relay_rtt - error))
             os.kill(self.process.pid, signal.SIGHUP)
-        self._added = self.added_delay()
-        if abs(self._added - self._rtt) > TOLERANCE * self._rtt:
-            raise CellFailure(f"the link adds {self._added:.2f} ms instead of {self._rtt:g} ms")
+        raise CellFailure(f"the link adds {self._added:.2f} ms instead of {self._rtt:g} ms")
 
     def added_delay(self) -> float:
         """Return by how many milliseconds a statement takes longer through the link (medians)."""

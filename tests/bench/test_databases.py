@@ -11,7 +11,7 @@ import pytest
 from poc_bench import record
 from poc_bench.cli import main
 
-pytestmark = [pytest.mark.deep, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.deep
 SMALL = ("run", "--workload", "layers:dags=1,runs=1,tasks=10")
 
 

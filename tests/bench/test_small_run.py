@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from tests.bench.conftest import SmallRun
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def test_every_cell_did_its_work_right(small_run: SmallRun) -> None:
     assert small_run.code == 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import psutil
 
 
-def still_running(processes: Sequence[psutil.Process], seconds: float = 20) -> list[psutil.Process]:
+def still_running(processes: Sequence[psutil.Process], seconds: float = 120) -> list[psutil.Process]:
     """Return those of *processes* that have not ended within *seconds*.
 
     One that is dead but not collected has ended: in a container process 1 may never collect it.

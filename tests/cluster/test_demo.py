@@ -17,11 +17,12 @@ import pytest
 from async_scheduler.devcluster.cluster import CHECKOUT
 from async_scheduler.devcluster.expectations import read_expectations
 from tests.cluster.leftovers import still_running
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from async_scheduler.devcluster.data_directory import DataDirectory
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.xdist_group("cluster")]
 
 TRIGGERED = "DAGs parsed, switched on and triggered"
 
@@ -29,8 +30,9 @@ TRIGGERED = "DAGs parsed, switched on and triggered"
 @contextmanager
 def demo(data: DataDirectory, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "async_scheduler.devcluster", "demo", "--data-dir", str(data.root)]
+    patient = ["--timeout", "1200", "--port", str(free_port())]
     with subprocess.Popen(
-        [*command, *arguments],
+        [*command, *patient, *arguments],
         cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ import pytest
 from async_scheduler.devcluster.problem import ClusterProblem
 from async_scheduler.devcluster.processes import Processes, running_processes
 from tests.cluster.leftovers import still_running
+from tests.support.process import PATIENCE
 
 ENDS_WHEN_TOLD = "trap 'echo told; exit 0' TERM; echo up $$; while :; do read -t 1 line || :; done"
 DEAF = "trap '' TERM; echo up $$; exec sleep 1000"
@@ -42,7 +43,7 @@ def process_of(log: str) -> psutil.Process:
 
 def test_each_process_writes_its_own_log_and_the_scheduler_ends_first(tmp_path: Path) -> None:
     file = procfile(tmp_path, web=ENDS_WHEN_TOLD, scheduler=ENDS_WHEN_TOLD)
-    with running_processes(file, os.environ, tmp_path) as processes:
+    with running_processes(file, os.environ, tmp_path, grace=PATIENCE) as processes:
         started = [
             process_of(wait_for(processes, tmp_path / f"{name}.log", "up")) for name in ("web", "scheduler")
         ]
@@ -66,7 +67,7 @@ def test_the_one_that_ended_is_named_with_its_last_lines(tmp_path: Path) -> None
         running_processes(file, os.environ, tmp_path) as processes,
         pytest.raises(ClusterProblem, match="scheduler ended with exit code 7") as caught,
     ):
-        processes.wait(60)
+        processes.wait(PATIENCE)
     assert caught.value.hint.endswith("no database")
 
 

@@ -18,11 +18,13 @@ from rich.console import Console
 
 from async_scheduler.devcluster.cluster import CHECKOUT, Cluster, ClusterOptions, running_cluster
 from async_scheduler.devcluster.screen import Screen
+from tests.support.ports import free_port
+from tests.support.process import PATIENCE
 
 if TYPE_CHECKING:
     from async_scheduler.devcluster.data_directory import DataDirectory
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.xdist_group("cluster")]
 
 MAPPED = 3
 WAIT = 0.2
@@ -37,7 +39,7 @@ def cluster(shared_data: DataDirectory, tmp_path: Path) -> Iterator[Cluster]:
     options = ClusterOptions(
         shared_data,
         database="stop",
-        port=0,
+        port=free_port(),
         fresh=True,
         config=config,
         without=frozenset({"scheduler", "triggerer"}),
@@ -88,14 +90,14 @@ def test_nothing_is_lost_when_the_scheduler_is_stopped(cluster: Cluster, tmp_pat
         scheduler.send_signal(signal.SIGTERM)
         until(cluster, lambda: b"Shutting down LocalExecutor" in (tmp_path / "first.log").read_bytes())
         (gate / "open").touch()
-        assert scheduler.wait(60) == 0, (tmp_path / "first.log").read_text()
+        assert scheduler.wait(PATIENCE) == 0, (tmp_path / "first.log").read_text()
         assert [run.state for run in cluster.api.runs()] == ["running"]
         assert states(cluster)["before_the_gate", "success"] == MAPPED
 
     with async_scheduler(cluster, gate, tmp_path / "second.log") as scheduler:
         until(cluster, lambda: [run.state for run in cluster.api.runs()] == ["success"])
         scheduler.send_signal(signal.SIGTERM)
-        assert scheduler.wait(60) == 0, (tmp_path / "second.log").read_text()
+        assert scheduler.wait(PATIENCE) == 0, (tmp_path / "second.log").read_text()
 
     assert states(cluster) == {("before_the_gate", "success"): MAPPED, ("after_the_gate", "success"): 1}
     assert {task.try_number for task in cluster.api.task_instances()} == {1}

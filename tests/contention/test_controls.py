@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -17,23 +18,62 @@ from poc_bench.contention.controls import TAKE, Control, PlantedHolder, Truth, a
 from poc_bench.contention.planted_holder import NAME as PLANTED
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from async_scheduler.contention.building import Joined
     from async_scheduler.contention.report import Report
     from tests.contention.conftest import Site
 
 
+HOLDS = (0.03, 0.12, 0.5)
+"""Seconds that a lock is held, asleep."""
+
+
+async def beside_the_noise(check: Callable[[float], Awaitable[None]]) -> None:
+    """Make the same check with longer and longer sleeps until it holds.
+
+    A busy machine adds some milliseconds wherever it likes, little beside a long sleep. An instrument that is
+    wrong is wrong with every length.
+    """
+    for hold in HOLDS:
+        try:
+            await check(hold)
+        except AssertionError:
+            if hold == HOLDS[-1]:
+                raise
+        else:
+            return
+
+
 async def test_one_row_gains_nothing(site: Site) -> None:
-    assert 0.9 <= typical(await speed_ups(controls.one_row(), site.url)) <= 1.1
+    async def check(hold: float) -> None:
+        control = replace(controls.one_row(hold=hold), passes=3)
+        assert 0.9 <= typical(await speed_ups(control, site.url)) <= 1.1
+
+    await beside_the_noise(check)
 
 
 async def test_disjoint_rows_gain_what_four_routines_can(site: Site) -> None:
-    assert typical(await speed_ups(controls.disjoint_rows(), site.url)) >= 3
+    async def check(hold: float) -> None:
+        control = replace(controls.disjoint_rows(hold=hold), passes=3)
+        assert typical(await speed_ups(control, site.url)) >= 3
+
+    await beside_the_noise(check)
 
 
 async def test_one_row_is_all_waiting_for_the_right_holder(site: Site) -> None:
-    truth = Truth()
-    report, joined = await attribute(controls.one_row(truth), site.url, site.traces, site.logs)
+    async def check(hold: float) -> None:
+        truth = Truth()
+        traces = site.traces / str(hold)
+        report, joined = await attribute(controls.one_row(truth, hold), site.url, traces, site.logs)
+        _assert_all_waits_have_the_right_holder(report, joined, truth)
+
+    await beside_the_noise(check)
+
+
+def _assert_all_waits_have_the_right_holder(report: Report, joined: Joined, truth: Truth) -> None:
     assert report.lock_share is not None
     assert report.lock_share >= 0.6
     waits = [w for w in joined.waits if w.what in DATABASE]
@@ -50,10 +90,15 @@ async def test_one_row_is_all_waiting_for_the_right_holder(site: Site) -> None:
 
 
 async def test_disjoint_rows_wait_for_nobody(site: Site) -> None:
-    report, _ = await attribute(controls.disjoint_rows(), site.url, site.traces, site.logs)
-    assert report.lock_share is not None
-    assert report.lock_share <= 0.01
-    assert {question.answer for question in report.questions if question.number == 3} == {"objection wrong"}
+    async def check(hold: float) -> None:
+        traces = site.traces / str(hold)
+        report, _ = await attribute(controls.disjoint_rows(hold=hold), site.url, traces, site.logs)
+        assert report.lock_share is not None
+        assert report.lock_share <= 0.01
+        answers = {question.answer for question in report.questions if question.number == 3}
+        assert answers == {"objection wrong"}
+
+    await beside_the_noise(check)
 
 
 async def test_planted_holder_in_another_process_is_named(site: Site) -> None:
@@ -66,19 +111,37 @@ async def test_planted_holder_in_another_process_is_named(site: Site) -> None:
 
 
 async def test_holder_here_and_victim_there_is_a_victim_of_ours(site: Site) -> None:
-    control = Control("culprit", {"culprit": controls.updater(1, "culprit", hold=0.05)}, passes=4)
-    with PlantedHolder(site.dsn, hold=0.0):
-        report, _ = await attribute(control, site.url, site.traces, site.logs)
-    assert {(pair.waiter, pair.holder) for pair in report.victims} == {(PLANTED, "culprit")}
-    assert report.questions[3].answer == "objection right"
+    async def check(hold: float) -> None:
+        control = Control("culprit", {"culprit": controls.updater(1, "culprit", hold=hold)}, passes=6)
+        with PlantedHolder(site.dsn, hold=0.0):
+            report, _ = await attribute(control, site.url, site.traces / str(hold), site.logs)
+        assert {(pair.waiter, pair.holder) for pair in report.victims} == {(PLANTED, "culprit")}
+        assert report.questions[3].answer == "objection right"
+
+    await beside_the_noise(check)
+
+
+HOGS = (0.02, 0.2)
+"""Seconds for which the loop is kept busy at a time: see :func:`beside_the_noise`."""
 
 
 def test_loop_hog_lengthens_holds_without_a_database_lock(site: Site) -> None:
+    for busy in HOGS:
+        try:
+            _assert_that_a_hog_shows(site, busy)
+        except AssertionError:
+            if busy == HOGS[-1]:
+                raise
+        else:
+            return
+
+
+def _assert_that_a_hog_shows(site: Site, busy: float) -> None:
     def hold_of(*, hogged: bool) -> tuple[float, float, Report]:
         async def run() -> Report:
-            hog = asyncio.create_task(_hog(0.02 if hogged else 0.0))
+            hog = asyncio.create_task(_hog(busy if hogged else 0.0))
             try:
-                directory = site.traces / str(hogged)
+                directory = site.traces / f"{busy} {hogged}"
                 report, _ = await attribute(_quick(), site.url, directory, site.logs, level="steps")
             finally:
                 hog.cancel()
@@ -112,11 +175,15 @@ async def _hog(busy: float) -> None:
 
 
 async def test_pool_of_one_is_the_pool_and_not_the_database(site: Site) -> None:
-    report, _ = await attribute(controls.pool_of_one(), site.url, site.traces, site.logs)
-    assert {pair.layer for pair in report.pairs} == {"pool"}
-    pool = sum(r.categories["pool"].middle for r in report.routines)
-    assert pool >= 0.6 * sum(r.wall_ns for r in report.routines)
-    assert sum(r.categories["database lock"].middle for r in report.routines) == 0
+    async def check(hold: float) -> None:
+        traces = site.traces / str(hold)
+        report, _ = await attribute(controls.pool_of_one(hold), site.url, traces, site.logs)
+        assert {pair.layer for pair in report.pairs} == {"pool"}
+        pool = sum(r.categories["pool"].middle for r in report.routines)
+        assert pool >= 0.6 * sum(r.wall_ns for r in report.routines)
+        assert sum(r.categories["database lock"].middle for r in report.routines) == 0
+
+    await beside_the_noise(check)
 
 
 async def test_deadlock_is_told_with_both_statements(site: Site) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import bindparam, make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from async_scheduler.contention.building import build, load
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UPDATE = text("UPDATE item SET n = n + 1 WHERE id = 1")
+PAUSE = text("DO sleep(0.02)")
 
 
 def poll(*rows: tuple[int, int]) -> list[dict[str, Any]]:
@@ -73,13 +74,26 @@ def mariadb() -> Iterator[str]:
     server.close()
 
 
+POLLS = 4
+"""For how many looks of the sampler somebody waits: the server renews what it shows once in 100 ms."""
+
+
 async def _blocked_for_some_polls(engine: AsyncEngine) -> tuple[int, int]:
-    """Let one connection wait for another's row for 0.4 s of the server's time; return (holder, waiter)."""
-    async with engine.connect() as holder, engine.connect() as waiter:
-        ids = [int(await c.scalar(text("SELECT connection_id()")) or 0) for c in (holder, waiter)]
+    """Let one connection wait for another's row for some looks of the sampler; return (holder, waiter)."""
+    async with engine.connect() as holder, engine.connect() as waiter, engine.connect() as observer:
+        ours = [int(await c.scalar(text("SELECT connection_id()")) or 0) for c in (holder, waiter, observer)]
         await holder.execute(UPDATE)
         blocked = asyncio.create_task(waiter.execute(UPDATE))
-        await holder.execute(text("SELECT sleep(0.4)"))
+        waiting, looks = text("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'"), set[int]()
+        others = text("SELECT query_id FROM information_schema.processlist WHERE command <> 'Daemon'"
+                      " AND id NOT IN :ours").bindparams(bindparam("ours", ours, expanding=True))  # fmt: skip
+        async with asyncio.timeout(300):
+            while int((await observer.execute(waiting)).one()[1]) == 0:
+                await observer.execute(PAUSE)
+            while len(looks) < POLLS:
+                looks.update(await observer.scalars(others))
+                await observer.execute(PAUSE)
+        ids = ours[:2]
         await holder.commit()
         await blocked
         await waiter.commit()

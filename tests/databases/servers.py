@@ -6,7 +6,6 @@ import getpass
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +17,8 @@ from typing import IO
 import psycopg2
 import pytest
 
+from tests.support.ports import LOOPBACK, free_port
 from tests.support.waiting import wait_until
-
-LOOPBACK = "127.0.0.1"
 
 
 def program(name: str, package: str, *folders: Path) -> str:
@@ -30,13 +28,6 @@ def program(name: str, package: str, *folders: Path) -> str:
     if found is None:
         pytest.skip(f"needs {name}: apt-get install {package}")
     return found
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(slots=True)
@@ -266,7 +257,7 @@ class MariaDB:
 
     def _client(self, name: str, *args: str, **streams: IO[bytes]) -> None:
         command = [program(name, "mariadb-client"), "--no-defaults", f"--socket={self.socket}", "-uroot"]
-        subprocess.run([*command, *args], check=True, timeout=60, **streams)  # type: ignore[call-overload]
+        subprocess.run([*command, *args], check=True, timeout=600, **streams)  # type: ignore[call-overload]
 
 
 CREATE = "CREATE DATABASE airflow CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from tests.support.postgres import Database
 
-pytestmark = pytest.mark.timeout(300)
-
 OBSERVE = """
 SELECT count(*), coalesce(max(extract(epoch FROM clock_timestamp() - state_change))
                           FILTER (WHERE state LIKE 'idle in transaction%%'), 0)

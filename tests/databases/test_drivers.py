@@ -18,8 +18,6 @@ from tests.support.postgres import migrate
 if TYPE_CHECKING:
     from tests.support.postgres import Database
 
-pytestmark = pytest.mark.timeout(300)
-
 FAULTS = pytest.mark.faults
 DRIVERS = ("asyncpg", "psycopg")
 ARMS = [

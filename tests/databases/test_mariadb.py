@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-pytestmark = [pytest.mark.xdist_group("mariadb"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.xdist_group("mariadb")
 FAULTS = pytest.mark.faults
 
 

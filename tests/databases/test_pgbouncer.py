@@ -19,8 +19,6 @@ from tests.support.airflow_db import airflow_on
 if TYPE_CHECKING:
     from tests.support.postgres import Database, Server
 
-pytestmark = pytest.mark.timeout(300)
-
 PREFIX = "%m [%p] %d "
 CARRIED = "client_encoding|application_name|DateStyle|TimeZone|standard_conforming_strings"
 """What PgBouncer itself sets on a server for the client that gets it."""

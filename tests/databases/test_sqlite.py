@@ -19,8 +19,6 @@ from tests.support.postgres import migrate
 from tests.support.process import ROOT, schedulers_on
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(300)
-
 
 class File:
     """A database file as an Airflow process is pointed at it."""
@@ -114,7 +112,6 @@ def test_a_second_scheduler_is_refused_and_a_dead_ones_place_is_taken(lite: File
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(600)
 def test_real_tasks_under_local_executor(tmp_path: Path) -> None:
     """Task processes that report to a real API server, which writes beside the scheduler."""
     from poc_bench import record

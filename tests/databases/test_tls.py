@@ -18,7 +18,8 @@ from sqlalchemy import text
 from async_scheduler.database.engine import create_engine
 from async_scheduler.database.opening import finds_pooler
 from async_scheduler.errors import DatabaseUnreachable
-from tests.databases.servers import LOOPBACK, Postgres, free_port, postgres_server
+from tests.databases.servers import Postgres, postgres_server
+from tests.support.ports import LOOPBACK, free_port
 
 DRIVERS = ("asyncpg", "psycopg")
 TIMEOUT = 30.0

@@ -189,7 +189,7 @@ class HungExecutor(InstantExecutor):
     def heartbeat(self) -> None:
         """Hang."""
         self.hanging.set()
-        self.release.wait(60)
+        self.release.wait(300)
 
 
 def named(executor: BaseExecutor, alias: str) -> Any:
@@ -369,7 +369,7 @@ async def test_calls_of_one_executor_never_overlap(airflow_db: Database) -> None
 async def test_executor_that_does_not_answer_in_time_is_named(hung: HungExecutor) -> None:
     port = ExecutorPort(hung, wake=lambda: None)
     with pytest.raises(ExecutorUnresponsive, match="Executor hung did not answer revoke_task"):
-        await asyncio.to_thread(port.call_and_wait, lambda: hung.release.wait(60), "revoke_task", 0.01)
+        await asyncio.to_thread(port.call_and_wait, lambda: hung.release.wait(300), "revoke_task", 0.01)
 
 
 async def test_errors_of_the_executor_reach_the_caller(airflow_db: Database) -> None:

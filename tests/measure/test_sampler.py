@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from async_scheduler.contention.reading import read_trace
 from async_scheduler.measure.events import Clock, Event, LockObject, Party, Wait
 from async_scheduler.measure.instrument import Instrument
-from async_scheduler.measure.postgres_sampler import ServerClock, Sightings, root_blocker
+from async_scheduler.measure.postgres_sampler import APPLICATION, ServerClock, Sightings, root_blocker
 from async_scheduler.measure.sampler import Sampler, asyncpg_arguments
 from async_scheduler.measure.service import MeasureService
 
@@ -99,17 +99,35 @@ def test_any_postgres_url_will_do() -> None:
     assert (arguments["user"], arguments["host"], arguments["database"]) == ("u", "/run/x", "db")
 
 
+SAMPLERS_TURN = text(
+    "SELECT xact_start FROM pg_stat_activity WHERE application_name = :name AND datname = current_database()"
+    " AND xact_start > (SELECT min(waitstart) FROM pg_locks WHERE NOT granted)"
+)
+
+
+async def seen_by_the_sampler(observer: AsyncConnection) -> None:
+    """Return when the sampler has looked since somebody waits.
+
+    It begins a transaction when it sees something new, and each second. One may have begun after a look just
+    before the wait; the one after that has not.
+    """
+    began: set[object] = set()
+    async with asyncio.timeout(300):
+        while len(began) < 2:
+            began.update(await observer.scalars(SAMPLERS_TURN, {"name": APPLICATION}))
+            await observer.execute(text("SELECT pg_sleep(0.02)"))
+            await observer.rollback()  # so that the next look is not the last one again
+
+
 async def contend(engine: AsyncEngine) -> tuple[int, int]:
-    """Let one connection wait for another's row until the server says so; return (holder, waiter) pids."""
+    """Let one connection wait for another's row until the sampler has seen it; return both's pids."""
     update = text("UPDATE item SET n = n + 1 WHERE id = 1")
     async with engine.connect() as holder, engine.connect() as waiter:
         pids = [await c.scalar(text("SELECT pg_backend_pid()")) for c in (holder, waiter)]
         await holder.execute(update)
         blocked = asyncio.create_task(waiter.execute(update))
         async with engine.connect() as observer:
-            probe = text("SELECT pg_sleep(0.05) IS NULL OR EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
-            while not await observer.scalar(probe):
-                await observer.rollback()
+            await seen_by_the_sampler(observer)
             await observer.execute(text("SELECT pg_sleep(0.1)"))
         await holder.commit()
         await blocked

@@ -19,6 +19,6 @@ async def next_turn() -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop turn until *condition* holds."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while not condition():
             await next_turn()

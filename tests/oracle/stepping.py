@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import asyncpg
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-LANE = "ScheduleTaskInstances._attempt"
-"""The coroutine of which one routine runs several at a time: each is an actor of its own."""
 PATIENCE = 0.002
 """Seconds until it is asked whether an actor that has not stopped waits for a lock."""
 
@@ -41,7 +39,6 @@ class Actor:
         self.at = "its beginning"
         self.pid: int | None = None
         self.task: asyncio.Task[Any] | None = None
-        self.lanes: list[Actor] = []
         self._changed = changed
         self._gate: asyncio.Future[None] | None = None
 
@@ -60,8 +57,8 @@ class Actor:
 
     @property
     def is_on_its_way(self) -> bool:
-        """Whether it neither waits for us, nor for its lanes, nor has ended."""
-        return not (self.is_stopped or self.is_done or any(not lane.is_done for lane in self.lanes))
+        """Whether it neither waits for us nor has ended."""
+        return not (self.is_stopped or self.is_done)
 
     async def stop(self, where: str) -> None:
         """Wait until let go on."""
@@ -88,7 +85,7 @@ class Stepper:
     @contextmanager
     def stopping(self) -> Iterator[None]:
         """Make actors stop at every database await while the block runs."""
-        sync, loop = self._engine.sync_engine, asyncio.get_running_loop()
+        sync = self._engine.sync_engine
         hooks: dict[str, Callable[..., Any]] = {
             "before_cursor_execute": lambda conn, _cursor, statement, *_: _stop(
                 f"before {statement[:60]}", conn
@@ -98,7 +95,6 @@ class Stepper:
         }
         for name, hook in hooks.items():
             event.listen(sync, name, hook)
-        loop.set_task_factory(self._make_task)
         commit = RoutineSession.commit
 
         def stopping_commit(session: RoutineSession) -> None:
@@ -109,7 +105,6 @@ class Stepper:
             with patch.object(RoutineSession, "commit", stopping_commit):
                 yield
         finally:
-            loop.set_task_factory(None)
             for name, hook in hooks.items():
                 event.remove(sync, name, hook)
 
@@ -117,25 +112,11 @@ class Stepper:
         """Start an actor; it runs when next it is waited for (:meth:`settle`)."""
         actor = Actor(name, self._changed)
         self.actors[name] = actor
-        self._begin(actor, asyncio.get_running_loop(), work)
-        return actor
-
-    def _begin(self, actor: Actor, loop: asyncio.AbstractEventLoop, work: Any) -> asyncio.Task[Any]:
         context = copy_context()
         context.run(_current.set, actor)
-        actor.task = asyncio.Task(work, loop=loop, name=actor.name, context=context)
+        actor.task = asyncio.get_running_loop().create_task(work, name=actor.name, context=context)
         actor.task.add_done_callback(lambda _: self._changed.set())
-        return actor.task
-
-    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-        parent = _current.get()
-        if parent is None or getattr(work, "__qualname__", "") != LANE:
-            return asyncio.Task(work, loop=loop, **options)
-        lane = Actor(f"{parent.name}/{len(parent.lanes)}", self._changed)
-        lane.free = parent.free
-        parent.lanes.append(lane)
-        self.actors[lane.name] = lane
-        return self._begin(lane, loop, work)
+        return actor
 
     def stopped(self) -> list[Actor]:
         """Return the actors that wait to be let go on, in an order that is the same every time."""
@@ -183,7 +164,7 @@ class Stepper:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=10)
+            await asyncio.wait(tasks, timeout=300)
 
 
 def _stop(where: str, connection: Any = None) -> None:

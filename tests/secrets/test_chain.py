@@ -234,7 +234,7 @@ class Blocking(BaseSecretsBackend):  # type: ignore[misc]
 
     def get_variable(self, key: str, team_name: str | None = None) -> str | None:
         self.entered.release()
-        assert self.release.wait(60)
+        assert self.release.wait(300)
         return "late"
 
 

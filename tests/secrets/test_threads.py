@@ -21,7 +21,7 @@ class Blocking:
     def __call__(self) -> str:
         self.calls += 1
         self.entered.release()
-        assert self.release.wait(60)
+        assert self.release.wait(300)
         return threading.current_thread().name
 
 
@@ -46,7 +46,7 @@ async def test_never_more_threads_than_allowed() -> None:
     callers = [asyncio.ensure_future(threads.run(blocking)) for _ in range(10)]
     await asyncio.wait(callers, timeout=0)
     for _ in range(3):
-        assert await asyncio.to_thread(blocking.entered.acquire, timeout=60)
+        assert await asyncio.to_thread(blocking.entered.acquire, timeout=300)
     assert (blocking.calls, threads.threads) == (3, 3)
     blocking.release.set()
     assert {await caller for caller in callers} == {"pool-1", "pool-2", "pool-3"}
@@ -71,7 +71,7 @@ async def test_a_cancelled_call_that_has_not_begun_never_does() -> None:
 async def test_a_hung_thread_serves_again_once_its_call_returns() -> None:
     threads, blocking = DaemonThreads(1, "pool"), Blocking()
     hung = asyncio.ensure_future(threads.run(blocking))
-    await asyncio.to_thread(blocking.entered.acquire, timeout=60)
+    await asyncio.to_thread(blocking.entered.acquire, timeout=300)
     hung.cancel()
     await asyncio.wait([hung])
     blocking.release.set()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.support.airflow_db import Reachable
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 90
+PATIENCE = 300
 """Seconds after which a process that should have ended counts as hung."""
 
 

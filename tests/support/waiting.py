@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-PATIENCE = 90.0
+PATIENCE = 300.0
+"""Seconds after which what has not come about counts as never coming: far more than it ever takes."""
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
