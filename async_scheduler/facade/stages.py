@@ -19,7 +19,7 @@ from async_scheduler.facade.visible import show_rows
 from async_scheduler.routines.redesigned.create import CreateDagRuns
 from async_scheduler.routines.redesigned.dirty import DirtyRuns
 from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, Section, _described, _report
-from async_scheduler.routines.redesigned.handover import Callbacks, HandedOver, Handover
+from async_scheduler.routines.redesigned.handover import HandedOver, Handover
 from async_scheduler.routines.redesigned.schedule import Pass, ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
 from async_scheduler.store.given import load_dags, load_instances, load_runs, release_from
@@ -74,9 +74,6 @@ class HandoverToCaller(Handover):
         for run in runs:
             self.callbacks[run.id] = self._scheduler._schedule_dag_run(run, session=session)
         return HandedOver(ended=[run.id for run in runs if run.state in State.finished_dr_states])
-
-    async def send(self, callbacks: Callbacks) -> None:
-        """Send nothing."""
 
 
 class ScheduleGivenRuns(ScheduleTaskInstances):

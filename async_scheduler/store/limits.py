@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Update, func, not_, select
+from sqlalchemy import Select, Update, false, func, not_, select, true
 
-from async_scheduler.store.dialect import Dialect, among, dialect_of, statement
+from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, statement
 from async_scheduler.store.tables import DAG, RUN
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncSession
 
 COUNTED_RUN_TYPES = frozenset({"scheduled", "manual", "asset_triggered"})
 """Airflow refreshes the flag when a run of these types ends (``_schedule_dag_run``)."""
 
 
-@statement
-def flip(dialect: Dialect) -> Update:
-    """Flip ``exceeds_max_non_backfill`` of those of the dags *dag_ids* where it is wrong."""
+def _exceeds() -> ColumnElement[bool]:
     active = (
         select(func.count())
         .where(
@@ -31,12 +30,29 @@ def flip(dialect: Dialect) -> Update:
         .correlate(DAG)
         .scalar_subquery()
     )
-    exceeds = active >= func.coalesce(DAG.c.max_active_runs, 0)
+    return active >= func.coalesce(DAG.c.max_active_runs, 0)
+
+
+@statement
+def flip(dialect: Dialect) -> Update:
+    """Flip ``exceeds_max_non_backfill`` of those of the dags *dag_ids* where it is wrong."""
     return (
         DAG.update()
-        .where(among(DAG.c.dag_id, "dag_ids", dialect), DAG.c.exceeds_max_non_backfill != exceeds)
+        .where(among(DAG.c.dag_id, "dag_ids", dialect), DAG.c.exceeds_max_non_backfill != _exceeds())
         .values(exceeds_max_non_backfill=not_(DAG.c.exceeds_max_non_backfill))
     )
+
+
+@statement
+def held_back(dialect: Dialect) -> Select[Any]:
+    """Lock the dags that are due and have room, but whose flag says that they have none."""
+    due = (
+        DAG.c.exceeds_max_non_backfill == true(),
+        DAG.c.is_paused == false(),
+        DAG.c.next_dagrun_create_after <= func.now(),
+    )
+    query: Select[Any] = select(DAG.c.dag_id).where(*due, not_(_exceeds())).order_by(DAG.c.dag_id)
+    return locked(query, DAG, dialect, skip=True)
 
 
 async def refresh_exceeding(session: AsyncSession, dag_ids: Collection[str]) -> int:
@@ -47,3 +63,13 @@ async def refresh_exceeding(session: AsyncSession, dag_ids: Collection[str]) -> 
     """
     result = await session.execute(flip(dialect_of(session)), {"dag_ids": sorted(dag_ids)})
     return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+async def lift_stale(session: AsyncSession) -> int:
+    """Correct the flag of due dags that it holds back wrongly; return how many there were.
+
+    The flag is corrected after the commit that ends a run, in a transaction of its own. What a scheduler that
+    died in between left wrong is found here. Locks: ``dag`` NO KEY UPDATE SKIP LOCKED, until the commit.
+    """
+    dag_ids = (await session.scalars(held_back(dialect_of(session)))).all()
+    return await refresh_exceeding(session, dag_ids) if dag_ids else 0

@@ -113,7 +113,7 @@ def test_callbacks_with_consumed_events(w: World) -> None:
 
 
 @both()
-def test_callbacks_are_sent_after_the_commit(w: World) -> None:
+def test_callbacks_are_not_seen_before_the_end_of_their_run(w: World) -> None:
     w.dag(**BOTH)
     w.run()
     w.ti(state="success", **ENDED)
@@ -121,16 +121,20 @@ def test_callbacks_are_sent_after_the_commit(w: World) -> None:
 
     def look() -> None:
         with create_session(scoped=False) as session:
-            seen.append(str(session.scalar(select(DagRun.state))))
+            sent = len(session.scalars(select(Callback)).all())
+            seen.append((str(session.scalar(select(DagRun.state))), sent))
 
     def sending(self: Any, *args: Any, **kwargs: Any) -> None:
         in_a_thread(look)
         send(self, *args, **kwargs)
+        in_a_thread(look)
 
     with patch.object(DatabaseCallbackSink, "send", sending):
         w.schedule()
-    w.note(*seen)
-    assert seen == ["success"]
+    assert len(seen) == 2
+    assert ("running", 1) not in seen, "one who runs the callback must find the run ended"
+    look()
+    assert seen[-1] == ("success", 1)
 
 
 def consume(w: World, run: DagRun) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from airflow import settings as airflow_settings
@@ -28,6 +29,7 @@ from async_scheduler.store.creation import (
     load_existing,
     newest_log_template,
 )
+from async_scheduler.store.limits import lift_stale
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from async_scheduler.plans.cache import CompiledDag, Plans
 
 log = logging.getLogger(__name__)
+
+LIFT_EVERY = 10.0
+"""Seconds between two looks for dags that a dead scheduler has left marked as being at their limit."""
 
 LookUpAhead = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -77,10 +82,14 @@ class CreateDagRuns:
         self._look_up_ahead = look_up_ahead
         self._turns = turns
         self._unixname = getuser()
+        self._lift_at = monotonic() + LIFT_EVERY
 
     async def run_once(self) -> Outcome:
         """Create what is due; report how many runs."""
         async with transaction(self._sessions) as tx:
+            if monotonic() >= self._lift_at:
+                await lift_stale(tx.session)
+                self._lift_at = monotonic() + LIFT_EVERY
             work = await find_work(tx.session)
         by_assets = await self._create_by_assets() if work.by_assets else 0
         if not work.scheduled:

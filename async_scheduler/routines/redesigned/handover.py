@@ -6,23 +6,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.dagrun import DagRun
-from airflow.utils.sqlalchemy import prohibit_commit, with_row_locks
+from airflow.utils.sqlalchemy import with_row_locks
 from airflow.utils.state import State
 from sqlalchemy import select
 
 from async_scheduler.database.transaction import Sessions, transaction
-from async_scheduler.routines.upstream.schedule import ChangedTaskInstances
+from async_scheduler.routines.upstream.schedule import examine_and_send
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from airflow.callbacks.callback_requests import DagCallbackRequest
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from sqlalchemy.orm import Session
 
     from async_scheduler.database.transaction import Transaction
-
-Callbacks = list[tuple[DagRun, "DagCallbackRequest | None"]]
 
 
 @dataclass(slots=True)
@@ -32,7 +29,6 @@ class HandedOver:
     scheduled: int = 0
     flagged: int = 0
     ended: list[int] = field(default_factory=list)
-    callbacks: Callbacks = field(default_factory=list)
 
     @property
     def changed(self) -> bool:
@@ -53,10 +49,7 @@ class Handover:
         Locks: its ``dag_run`` row NO KEY UPDATE SKIP LOCKED, then whatever Airflow's code locks.
         """
         async with transaction(self._sessions) as tx:
-            done = await tx.run(self._claim_and_examine, run, tx.sync_session)
-        if done is not None:
-            await self.send(done.callbacks)
-        return done
+            return await tx.run(self._claim_and_examine, run, tx.sync_session)
 
     def _claim_and_examine(self, run: int, session: Session) -> HandedOver | None:
         query = select(DagRun).where(DagRun.id == run, DagRun.state == "running")
@@ -67,7 +60,7 @@ class Handover:
     async def close(self, tx: Transaction, runs: Collection[int]) -> HandedOver:
         """Let Airflow's code end runs whose rows the caller's transaction has locked and brought to rest.
 
-        It commits: this is the last thing the caller does. Callbacks are the caller's to :meth:`send`.
+        Their callbacks are written in the same transaction.
         """
         return await tx.run(self._load_and_examine, runs, tx.sync_session)
 
@@ -76,27 +69,7 @@ class Handover:
         return self._examine(list(session.scalars(query).unique()), session)
 
     def _examine(self, runs: Sequence[Any], session: Session) -> HandedOver:
-        scheduler, changes = self._scheduler, ChangedTaskInstances(session)
-        scheduler._stamp_team_names(runs, session)
-        with prohibit_commit(session) as guard, changes:
-            # Logs what a run's own dag raises and goes on; commits.
-            callbacks: Callbacks = scheduler._schedule_all_dag_runs(guard, runs, session)
+        self._scheduler._stamp_team_names(runs, session)
+        changes = examine_and_send(self._scheduler, runs, session)
         ended = [run.id for run in runs if run.state in State.finished_dr_states]
-        return HandedOver(changes.scheduled, changes.flagged, ended, callbacks)
-
-    async def send(self, callbacks: Callbacks) -> None:
-        """Send callbacks to the DAG processor; after the commit, so that they find the run ended."""
-        wanted = [(run, callback) for run, callback in callbacks if callback is not None]
-        if not wanted:
-            return
-        async with transaction(self._sessions) as tx:
-            await tx.run(self._send, wanted, tx.sync_session)
-
-    def _send(self, callbacks: Callbacks, session: Session) -> None:
-        scheduler = self._scheduler
-        for dag_run, callback in callbacks:
-            dag = scheduler.scheduler_dag_bag.get_dag_for_run(dag_run=dag_run, session=session)
-            if dag:
-                scheduler._send_dag_callbacks_to_processor(dag, callback)
-            else:
-                scheduler.log.error("DAG '%s' not found in serialized_dag table", dag_run.dag_id)
+        return HandedOver(changes.scheduled, changes.flagged, ended)

@@ -17,7 +17,7 @@ from async_scheduler.errors import LostRace
 from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
 from async_scheduler.routines.redesigned.ending import end_runs
 from async_scheduler.routines.redesigned.expanding import write_expansions
-from async_scheduler.routines.redesigned.handover import Callbacks, Handover
+from async_scheduler.routines.redesigned.handover import Handover
 from async_scheduler.routines.redesigned.layout import Layouts
 from async_scheduler.routines.redesigned.unusual import is_unusual
 from async_scheduler.routines.redesigned.visiting import Visited, parts_of, visit
@@ -48,7 +48,6 @@ class Pass:
     finished: int = 0
     complete: bool = True
     ended: list[ClaimedRun] = field(default_factory=list)
-    callbacks: Callbacks = field(default_factory=list)
     handed_over: list[ClaimedRun] = field(default_factory=list)
     unplanned: list[ClaimedRun] = field(default_factory=list)
     locked: list[int] = field(default_factory=list)
@@ -95,15 +94,18 @@ class ScheduleTaskInstances:
             return Outcome(due_in=self._dirty.due_in(now))
         errors = await self._attempt_all(passes)
         done = [one for one, error in zip(passes, errors, strict=True) if error is None]
-        changed = False
-        for one in done:
-            changed |= await self._follow_up(one)
-        await self._refresh_flags(done)
+        try:
+            changed = [await self._follow_up(one) for one in done]
+            await self._refresh_flags(done)
+        except BaseException:
+            # Committed, but not followed up: a look too many costs little, one too few a long time.
+            self._dirty.mark(run for one in done for run in one.ids)
+            raise
         failed = [error for error in errors if error is not None]
         for error in failed:
             if not isinstance(error, LostRace):
                 raise error
-        return self._report(done, changed, len(failed))
+        return self._report(done, any(changed), len(failed))
 
     async def _attempt_all(self, passes: Sequence[Pass]) -> list[Exception | None]:
         if len(passes) == 1:
@@ -186,16 +188,15 @@ class ScheduleTaskInstances:
         done.ended = [one.run for one in over]
         upstream = sorted(one.run.id for one in over if one.compiled.plan.closes_upstream)
         if upstream:
-            done.callbacks = (await self._handover.close(tx, upstream)).callbacks
+            await self._handover.close(tx, upstream)
 
     async def _follow_up(self, done: Pass) -> bool:
-        """After the commit: callbacks, runs for Airflow's code, plans to compile, the next visits.
+        """After the commit: runs for Airflow's code, plans to compile, the next visits.
 
         Return whether Airflow's code changed anything.
         """
         self._plan_next_visits(done)
         _report_decisions(done.visited)
-        await self._handover.send(done.callbacks)
         changed = False
         for run in done.handed_over:
             changed |= await self._hand_over(run, done)

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow._shared.timezones import timezone
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
-from airflow.utils.sqlalchemy import prohibit_commit
+from airflow.utils.sqlalchemy import CommitProhibitorGuard, prohibit_commit
 from airflow.utils.state import State, TaskInstanceState
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 
 from async_scheduler.database.transaction import Sessions, transaction
 from async_scheduler.driver.routine import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from airflow.callbacks.callback_requests import DagCallbackRequest
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from sqlalchemy.orm import ORMExecuteState, Session
 
-Callbacks = list[tuple[DagRun, "DagCallbackRequest | None"]]
-
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What one window held: runs, when the longest unexamined was looked at, callbacks to send, changes.
+    """What one window held: runs, when the longest unexamined was looked at, changes.
 
     ``scheduled`` – task instances made SCHEDULED; ``flagged`` – given any other state, or created;
     ``ended`` – runs that ended.
@@ -37,7 +35,6 @@ class Examined:
 
     runs: int
     oldest: datetime | None
-    callbacks: Callbacks
     scheduled: int
     flagged: int
     ended: int
@@ -57,7 +54,6 @@ class ScheduleTaskInstances:
         self._sessions = sessions
         self._asked_at = timezone.utcnow()
         self._examining_all = False
-        self._unsent: Callbacks = []
 
     async def run_once(self) -> Outcome:
         """Examine one window of runs; report runs examined and task instances changed.
@@ -65,13 +61,10 @@ class ScheduleTaskInstances:
         The window holds the runs that were not looked at for the longest time. After a wake-up windows
         follow each other until every run has been looked at since.
         """
-        await self._send_callbacks()  # those that an earlier pass failed to send
         if not self._examining_all:
             self._asked_at = timezone.utcnow()
         async with transaction(self._sessions) as tx:
             seen = await tx.run(self._schedule, tx.sync_session)
-        self._unsent += [(run, callback) for run, callback in seen.callbacks if callback]
-        await self._send_callbacks()
         full_window = seen.runs >= DagRun.DEFAULT_DAGRUNS_TO_EXAMINE
         self._examining_all = full_window and (seen.oldest is None or seen.oldest < self._asked_at)
         return Outcome(
@@ -88,32 +81,56 @@ class ScheduleTaskInstances:
         )
 
     def _schedule(self, session: Session) -> Examined:
-        scheduler = self._scheduler
-        changes = ChangedTaskInstances(session)
-        with prohibit_commit(session) as guard, changes:
-            runs = list(DagRun.get_running_dag_runs_to_examine(session=session))
-            oldest = _oldest_decision(runs)
-            scheduler._stamp_team_names(runs, session)
-            callbacks = scheduler._schedule_all_dag_runs(guard, runs, session)
+        runs = list(DagRun.get_running_dag_runs_to_examine(session=session))
+        oldest = _oldest_decision(runs)
+        self._scheduler._stamp_team_names(runs, session)
+        changes = examine_and_send(self._scheduler, runs, session)
         ended = sum(run.state in State.finished_dr_states for run in runs)
-        return Examined(len(runs), oldest, callbacks, changes.scheduled, changes.flagged, ended)
+        return Examined(len(runs), oldest, changes.scheduled, changes.flagged, ended)
 
-    async def _send_callbacks(self) -> None:
-        """Send the callbacks after the commit: a run must be seen ended when its callback runs."""
-        if not self._unsent:
-            return
-        async with transaction(self._sessions) as tx:
-            await tx.run(self._send, self._unsent, tx.sync_session)
-        self._unsent = []
 
-    def _send(self, callbacks: Callbacks, session: Session) -> None:
-        scheduler = self._scheduler
-        get_dag = lru_cache(partial(scheduler.scheduler_dag_bag.get_dag_for_run, session=session))
-        for dag_run, callback in callbacks:
-            if dag := get_dag(dag_run):
-                scheduler._send_dag_callbacks_to_processor(dag, callback)
-            else:
-                scheduler.log.error("DAG '%s' not found in serialized_dag table", dag_run.dag_id)
+class CommitLeftToTheCaller(CommitProhibitorGuard):  # type: ignore[misc]  # Airflow is untyped here
+    """Where Airflow's code would commit, it only writes."""
+
+    def commit(self) -> None:
+        """Flush."""
+        self.session.flush()
+
+
+def examine_and_send(
+    scheduler: SchedulerJobRunner, runs: Sequence[DagRun], session: Session
+) -> ChangedTaskInstances:
+    """Let ``_schedule_all_dag_runs`` examine *runs*, and write the dag callbacks of those that end.
+
+    In the caller's transaction: a run's end and its callback are both there or neither is. Airflow commits
+    the end first, so that whoever runs the callback finds it; what is lost in between is not sent any more.
+    """
+    changes = ChangedTaskInstances(session)
+    with prohibit_commit(session), changes:
+        # Logs what a run's own dag raises and goes on.
+        callbacks = scheduler._schedule_all_dag_runs(CommitLeftToTheCaller(session), runs, session)
+    for dag_run, callback in callbacks:
+        if callback is not None:
+            _send(scheduler, dag_run, callback, session)
+    return changes
+
+
+def _send(
+    scheduler: SchedulerJobRunner, dag_run: DagRun, callback: DagCallbackRequest, session: Session
+) -> None:
+    try:
+        dag = scheduler.scheduler_dag_bag.get_dag_for_run(dag_run=dag_run, session=session)
+        if dag:
+            scheduler._send_dag_callbacks_to_processor(dag, callback)
+        else:
+            scheduler.log.error("DAG '%s' not found in serialized_dag table", dag_run.dag_id)
+    except DBAPIError:
+        raise
+    # The run would never end if it were rolled back for this.
+    except Exception:
+        scheduler.log.exception(
+            "The callback of DAG run %s of %s is not sent", dag_run.run_id, dag_run.dag_id
+        )
 
 
 def _oldest_decision(runs: Iterable[Any]) -> datetime | None:
