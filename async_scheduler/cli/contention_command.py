@@ -14,7 +14,7 @@ from rich.console import Console
 from async_scheduler.contention import perfetto
 from async_scheduler.contention.building import Joined, build, load
 from async_scheduler.contention.experiment import FILE as EXPERIMENT
-from async_scheduler.contention.experiment import reports
+from async_scheduler.contention.family import with_details
 from async_scheduler.contention.page import write_page
 from async_scheduler.contention.reading import read_trace
 from async_scheduler.contention.terminal import show
@@ -53,7 +53,9 @@ def _report(args: Namespace) -> None:
     directory = Path(args.directory)
     joined: Joined | None = None
     if (directory / EXPERIMENT).exists():
-        found = reports(directory)
+        if args.since or args.server_log:
+            raise AsyncSchedulerError("--since and --server-log are for a single trace, not an experiment")
+        found = with_details(directory)
     else:
         joined = _joined(directory, args)
         found = [build(joined, title=f"Contention: {directory.name}")]

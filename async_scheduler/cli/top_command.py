@@ -102,10 +102,11 @@ async def _sampled(url: URL, state: LiveState) -> AsyncIterator[None]:
 async def _sample(url: URL, state: LiveState) -> None:
     state.sampler = "sampled"
     try:
-        await sampling(url, state.take)
+        await sampling(url, state.take, begun=state.begun)
     # A view without database waits is worth more than none.
     except _driver_errors() as error:
         state.sampler = f"not sampled ({type(error).__name__})"
+        state.open.clear()
 
 
 def _driver_errors() -> tuple[type[Exception], ...]:

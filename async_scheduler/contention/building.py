@@ -14,6 +14,7 @@ from async_scheduler.contention.reading import Trace, read_trace
 from async_scheduler.contention.report import Failure, Quality, Report, SkipCount
 from async_scheduler.contention.walltime import LockWaits, hold_times, routine_times
 from async_scheduler.measure.events import Clock, Deadlock, Wait
+from async_scheduler.measure.sampler import BACKEND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,12 +69,28 @@ def join(trace: Trace, log: ServerLog, reads: Sequence[LockedRead] = ()) -> Join
     offset = trace.wall_offset_ns + (clocks[-1].offset_ns if clocks else 0)
     joiner = Joiner(trace.transactions, trace.statements, {**_sampled_names(trace), **log.applications})
     logged = joiner.join(_within(trace, logged_waits(log, offset, trace.statements)))
-    sampled = joiner.join([w for w in trace.waits if w.source == "sampler"])
+    sampled = joiner.join(seen_once([w for w in trace.waits if w.source == "sampler"]))
     own = [w for w in trace.waits if w.source == "client"]
     totals = [w for w in trace.waits if w.source == "server-total"]
     lite = sqlite_waits(trace.transactions) if _is_sqlite(trace) else []
     database = logged or sampled or totals or lite
     return Joined(trace, log, [*database, *own], sampled, list(reads), offset)
+
+
+def seen_once(waits: Sequence[Wait]) -> list[Wait]:
+    """Return *waits* without those that two samplers saw: several schedulers traced bring one each.
+
+    A backend waits for one thing at a time, so of two waits of one backend that overlap one is a double.
+    """
+    kept: list[Wait] = []
+    reached: dict[int | None, int] = {}
+    for wait in sorted(waits, key=lambda w: (w.t_start, -w.t_end)):
+        middle = (wait.t_start + wait.t_end) // 2
+        if reached.get(wait.waiter.pid, -1) > middle:
+            continue
+        kept.append(wait)
+        reached[wait.waiter.pid] = wait.t_end
+    return kept
 
 
 def _is_sqlite(trace: Trace) -> bool:
@@ -191,7 +208,7 @@ def _quality(joined: Joined) -> Quality:
     named = [w for w in database if _is_named(w)]
     times = routine_times(trace.iterations, trace.transactions, LockWaits(joined.waits))
     wall = sum(t.wall_ns for t in times)
-    ours = [s for s in trace.stopped if s.process != "sampler"]
+    ours = [s for s in trace.stopped if s.process not in ("sampler", BACKEND)]
     sampler = [h for h in trace.headers if h.process == "sampler"]
     log_ns = _sum([w for w in database if w.source == "server log"])
     clocks = trace.of(Clock)
@@ -213,7 +230,8 @@ def _quality(joined: Joined) -> Quality:
         truncated=len(trace.truncated),
         client_cpu_ns=max((s.cpu_ns for s in ours), default=None),
         writer_cpu_ns=max((s.writer_cpu_ns for s in ours), default=None),
-        sampler_cpu_share=_sampler_cpu(trace),
+        sampler_cpu_share=_cpu_share(trace, "sampler"),
+        sampler_backend_cpu_share=_cpu_share(trace, BACKEND),
         level=next((h.level for h in trace.headers if h.level != "sampler"), "none"),
     )
 
@@ -226,7 +244,7 @@ def _sum(waits: Sequence[Wait]) -> float:
     return float(sum(w.t_end - w.t_start for w in waits))
 
 
-def _sampler_cpu(trace: Trace) -> float | None:
-    """Return the sampler's CPU as a share of one core; its part of the server's is not in it."""
-    shares = [s.cpu_ns / s.wall_ns for s in trace.stopped if s.process == "sampler" and s.wall_ns]
+def _cpu_share(trace: Trace, process: str) -> float | None:
+    """Return the CPU of the sampler, or of its database backend, as a share of one core."""
+    shares = [s.cpu_ns / s.wall_ns for s in trace.stopped if s.process == process and s.wall_ns]
     return max(shares, default=None)

@@ -28,7 +28,8 @@ HOLD_COLOURS = {
     "waiting for another lock": "#d55e00",
     "commit": "#8c6d31",
     "own CPU": "#0072b2",
-    "between statements, the rest": "#bbbbbb",
+    "loop busy with others": "#56b4e9",
+    "the rest": "#bbbbbb",
 }
 LAYOUT: Figure = {
     "margin": {"l": 10, "r": 10, "t": 40, "b": 50},
@@ -118,13 +119,15 @@ def holds(report: Report) -> Figure | None:
 
 
 def _hold_parts(hold: HoldTime) -> dict[str, float]:
-    own = hold.own_cpu_ns or 0.0
+    own = min(hold.own_cpu_ns or 0.0, hold.gaps_ns)
+    loop = min(hold.loop.high if hold.loop is not None else 0.0, hold.gaps_ns - own)
     return {
         "executing in the database": hold.executing_ns,
         "waiting for another lock": hold.lock_wait_ns,
         "commit": hold.commit_ns,
-        "own CPU": min(own, hold.gaps_ns),
-        "between statements, the rest": max(0.0, hold.gaps_ns - own),
+        "own CPU": own,
+        "loop busy with others": loop,
+        "the rest": hold.gaps_ns - own - loop,
     }
 
 

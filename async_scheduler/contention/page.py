@@ -94,6 +94,7 @@ class _Body:
             self._verdict(),
             self._questions(),
             self._arms(),
+            self._cells(),
             self._matrix(),
             self._walls(),
             self._holds(),
@@ -161,6 +162,41 @@ class _Body:
             self._figure("arms", charts.arms(self._report)),
             table((*header, *more), rows, numbers=10),
         )
+
+    def _cells(self) -> str:
+        if not self._report.cells:
+            return ""
+        rows = [
+            (
+                cell.arm,
+                f"{cell.rtt_ms:g}",
+                str(cell.schedulers),
+                cell.worst or "–",
+                str(cell.waits),
+                f"{cell.database_s_per_item * 1000:.3f} ms",
+                f"{cell.lock_s_per_item * 1000:.3f} ms",
+                percent(cell.lock_share),
+                "–"
+                if cell.loop_share is None
+                else f"{percent(cell.loop_share[0])} – {percent(cell.loop_share[1])}",
+                str(cell.refused),
+                percent(cell.attributed),
+                percent(cell.unexplained),
+                percent(cell.sampler_share),
+            )
+            for cell in self._report.cells
+        ]
+        header = ("Arm", "RTT ms", "Schedulers", "Longest waits", "Waits", "Database locks per task")
+        more = (
+            "All locks per task",
+            "Lock share",
+            "Loop wait",
+            "Refused",
+            "Attributed",
+            "Unexplained",
+            "Sampler / log",
+        )
+        return self._section("cells", "Locks, run by run", table((*header, *more), rows, numbers=9))
 
     def _matrix(self) -> str:
         rows = [_pair(pair) for pair in self._report.pairs]
@@ -274,8 +310,10 @@ class _Body:
             "Files broken off": str(found.truncated),
             "Server clock minus ours": _milliseconds(found.clock_offset_ns),
             "CPU of the traced process": _or_dash(found.client_cpu_ns),
-            "of which writing the trace": _or_dash(found.writer_cpu_ns),
+            "of which writing the trace": _part(found.writer_cpu_ns, found.client_cpu_ns),
+            "Cost of tracing, traced against untraced runs": _cost(found.overhead),
             "CPU of the sampler process": percent(found.sampler_cpu_share),
+            "CPU of the sampler's database backend": percent(found.sampler_backend_cpu_share),
             "Level of tracing": found.level,
         }
         return self._section("quality", "How far this can be trusted", table(("", ""), facts.items()))
@@ -316,6 +354,16 @@ def _span(span: Span) -> str:
     if span.high - span.low < 1e6:
         return seconds(span.middle)
     return f"{seconds(span.low)} – {seconds(span.high)}"
+
+
+def _cost(overhead: tuple[float, float, float] | None) -> str:
+    if overhead is None:
+        return "– (needs pairs of runs: poc-bench contention)"
+    return "{:+.1f} % CPU ({:+.1f} to {:+.1f})".format(*(100 * (value - 1) for value in overhead))
+
+
+def _part(ns: int | None, whole: int | None) -> str:
+    return _or_dash(ns) if ns is None or not whole else f"{seconds(ns)} ({percent(ns / whole)})"
 
 
 def _or_dash(ns: int | None) -> str:

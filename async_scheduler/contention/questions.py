@@ -1,17 +1,20 @@
 """The ten questions, answered from one trace as far as one trace can.
 
 What needs two arms (what concurrency gained, what it added) is answered by
-:mod:`async_scheduler.contention.experiment`.
+:mod:`async_scheduler.contention.comparison`.
 """
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 from async_scheduler.contention.report import Answer, Pair, Question, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from async_scheduler.contention.report import Quality
 
 SHARE_WORTH_NAMING = 0.01
 DOMINANT_PAIR = 0.2
@@ -114,7 +117,7 @@ def dominant_pairs(report: Report) -> Question:
     if not total:
         return question(3, "no lock wait", "nobody waited for a database lock", "objection wrong")
     biggest = database[0]
-    negligible = (report.lock_share or 0.0) < SHARE_WORTH_NAMING
+    negligible = (database_share(report) or 0.0) < SHARE_WORTH_NAMING
     answer: Answer = (
         "objection right"
         if biggest.total_ns / total > DOMINANT_PAIR and not negligible
@@ -126,6 +129,12 @@ def dominant_pairs(report: Report) -> Question:
         "80 % of lock time: " + "; ".join(_named(pair, total) for pair in most(database)),
         answer,
     )
+
+
+def database_share(report: Report) -> float | None:
+    """Return the routines' wait for database locks as a share of their time."""
+    wall = sum(r.wall_ns for r in report.routines)
+    return sum(r.categories["database lock"].middle for r in report.routines) / wall if wall else None
 
 
 def most(pairs: Iterable[Pair], share: float = 0.8) -> list[Pair]:
@@ -145,10 +154,15 @@ def _named(pair: Pair, total: float) -> str:
     return f"{pair.waiter} ← {pair.holder} on {table} {percent(pair.total_ns / total)}"
 
 
+def victims_share(report: Report) -> float:
+    """Return how long others waited for us, as a share of the trace's length."""
+    waited = sum(pair.total_ns for pair in report.victims)
+    return waited / (report.seconds * 1e9) if report.seconds else 0.0
+
+
 def other_victims(report: Report) -> Question:
     """Question 4."""
-    waited = sum(pair.total_ns for pair in report.victims)
-    share = waited / (report.seconds * 1e9) if report.seconds else 0.0
+    waited, share = sum(pair.total_ns for pair in report.victims), victims_share(report)
     detail = "; ".join(f"{p.waiter} ← {p.holder} {seconds(p.total_ns)}" for p in report.victims[:5])
     if (
         report.quality.source == "none"
@@ -198,17 +212,27 @@ def failures(report: Report) -> Question:
 
 def trust(report: Report) -> Question:
     """Question 10."""
-    quality = report.quality
-    apart = quality.sampler_share
-    agree = apart is None or abs(apart - 1) <= SOURCES_AGREE
-    attributed = quality.attributed_share
+    return trust_of([report.quality])
+
+
+def trust_of(qualities: Sequence[Quality]) -> Question:
+    """Question 10 for several traces: their waits together, the least explained one's time."""
+    waits = sum(q.waits for q in qualities)
+    attributed = sum(q.attributed for q in qualities) / waits if waits else None
+    unexplained = max((q.unexplained for q in qualities if q.unexplained is not None), default=None)
+    both = [(q.sampler_ns, q.log_ns) for q in qualities if q.sampler_ns is not None and q.log_ns]
+    apart = sum(s for s, _ in both) / sum(log for _, log in both) if both else None
+    dropped = sum(q.dropped for q in qualities)
     named = attributed is None or attributed >= ATTRIBUTED_ENOUGH
-    explained = quality.unexplained is None or quality.unexplained <= UNEXPLAINED_ENOUGH
-    figure = f"{percent(attributed)} attributed, {percent(quality.unexplained)} unexplained"
-    detail = (
-        f"lock waits from: {quality.source}; sampler / log: {percent(apart)}; {quality.dropped} records lost"
-    )
-    trusted = named and explained and agree and not quality.dropped
+    explained = unexplained is None or unexplained <= UNEXPLAINED_ENOUGH
+    agree = apart is None or abs(apart - 1) <= SOURCES_AGREE
+    sources = ", ".join(sorted({q.source for q in qualities if q.source != "none"})) or "none"
+    sampler = [total for q in qualities if (total := q.sampler_total) is not None]
+    figure = f"{percent(attributed)} of {waits} waits attributed, {percent(unexplained)} unexplained"
+    detail = f"lock waits from: {sources}; sampler / log: {percent(apart)}; {dropped} records lost"
+    if sampler:
+        detail += f"; the sampler took {percent(median(sampler))} of a core"
+    trusted = named and explained and agree and not dropped
     return question(10, figure, detail, "objection wrong" if trusted else "mixed")
 
 

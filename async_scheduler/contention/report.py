@@ -144,12 +144,21 @@ class Quality(msgspec.Struct, kw_only=True):
     client_cpu_ns: int | None = None
     writer_cpu_ns: int | None = None
     sampler_cpu_share: float | None = None
+    sampler_backend_cpu_share: float | None = None
+    overhead: tuple[float, float, float] | None = None
     level: str = "none"
 
     @property
     def attributed_share(self) -> float | None:
         """Return the share of waits whose both sides have a name."""
         return self.attributed / self.waits if self.waits else None
+
+    @property
+    def sampler_total(self) -> float | None:
+        """Return what the sampler cost, its backend with it where that is known, as a share of a core."""
+        if self.sampler_cpu_share is None:
+            return None
+        return self.sampler_cpu_share + (self.sampler_backend_cpu_share or 0.0)
 
     @property
     def sampler_share(self) -> float | None:
@@ -192,6 +201,7 @@ class Report(msgspec.Struct, kw_only=True):
     failures: list[Failure] = []
     quality: Quality = msgspec.field(default_factory=lambda: Quality())
     arms: list[ArmFigures] = []
+    cells: list[CellFigures] = []
 
     @property
     def lock_share(self) -> float | None:
@@ -219,6 +229,27 @@ class ArmFigures(msgspec.Struct, kw_only=True):
     hold_median_ns: float | None = None
     busy_rate: float | None = None
     failures_per_10k: float | None = None
+
+
+class CellFigures(msgspec.Struct, kw_only=True):
+    """What one traced run of an experiment says about locks; shares are of routine time."""
+
+    arm: str
+    rtt_ms: float
+    schedulers: int
+    wall_s: float
+    waits: int
+    lock_s_per_item: float
+    database_s_per_item: float
+    lock_share: float | None
+    loop_share: tuple[float, float] | None
+    worst: str
+    hold_median_ns: float | None
+    refused: int
+    attributed: float | None
+    unexplained: float | None
+    sampler_share: float | None
+    sampler_cpu_share: float | None
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -31,12 +31,10 @@ def show(report: Report, console: Console) -> None:
     """Print verdict, questions, matrix and times of *report*."""
     title = f"{report.title} · {report.seconds:.1f} s"
     console.print(Panel(Text("\n".join(report.verdict)), title=Text(title), title_align="left"))
-    for part in (questions(report), arms(report), matrix(report), walls(report), holds(report)):
-        if part is not None:
-            console.print(part)
-    for part in (skips(report), statements(report), failures(report), quality(report)):
-        if part is not None:
-            console.print(part)
+    parts = (questions, arms, cells, matrix, walls, holds, skips, statements, failures, quality)
+    for part in parts:
+        if (made := part(report)) is not None:
+            console.print(made)
 
 
 def _table(title: str, *columns: str, numbers: int = 0) -> Table:
@@ -83,6 +81,27 @@ def arms(report: Report) -> RenderableType | None:
             _middle(arm.cpu_s),
             low_high,
             "–" if arm.lock_s_per_item is None else f"{arm.lock_s_per_item:.5f}",
+        )
+    return table
+
+
+def cells(report: Report) -> RenderableType | None:
+    """Return what each traced run of an experiment says about locks, None for a single trace."""
+    if not report.cells:
+        return None
+    columns = ("Waits", "Lock ms/task", "Lock share", "Attributed", "Unexplained", "Sampler/log")
+    table = _table(
+        "Locks, run by run", "Arm", "RTT", "Sched.", "Longest waits", *columns, numbers=len(columns)
+    )
+    for cell in report.cells:
+        table.add_row(
+            cell.arm,
+            f"{cell.rtt_ms:g}",
+            str(cell.schedulers),
+            Text(cell.worst or "–"),
+            str(cell.waits),
+            f"{cell.lock_s_per_item * 1000:.3f}",
+            *(percent(v) for v in (cell.lock_share, cell.attributed, cell.unexplained, cell.sampler_share)),
         )
     return table
 
@@ -233,6 +252,7 @@ def quality(report: Report) -> RenderableType:
         "transactions": f"{found.transactions}, {found.transactions_attributed} of a known routine",
         "unexplained time": f"{percent(found.unexplained)} (level: {found.level})",
         "sampler against log": percent(found.sampler_share),
+        "sampler's CPU, its backend's included": percent(found.sampler_total),
         "records lost": str(found.dropped),
         "files broken off": str(found.truncated),
     }

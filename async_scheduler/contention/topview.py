@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
+import msgspec
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 NARROW = 100
 MAX_PAIRS = 8
+CRITICAL = "enqueue"
+"""The routine whose passes are the critical section."""
 
 
 @dataclass
@@ -35,11 +39,17 @@ class LiveState:
     spans: deque[TransactionSpan] = field(default_factory=lambda: deque(maxlen=50_000))
     sampled: deque[Wait] = field(default_factory=lambda: deque(maxlen=20_000))
     statements: dict[str, StatementText] = field(default_factory=dict)
+    open: dict[int | None, Wait] = field(default_factory=dict)
     sampler: str = "starting"
 
+    def begun(self, wait: Wait) -> None:
+        """Take a wait that has just been seen; a backend waits for one thing at a time."""
+        self.open[wait.waiter.pid] = wait
+
     def take(self, record: Event) -> None:
-        """Take a record of the sampler."""
+        """Take a record of the sampler: a wait that is over, or a statement's text."""
         if isinstance(record, Wait):
+            self.open.pop(record.waiter.pid, None)
             self.sampled.append(record)
         elif isinstance(record, StatementText):
             self.statements[record.hash] = record
@@ -62,8 +72,25 @@ class LiveState:
         return [*joiner.join(list(self.sampled)), *self.snapshot.waits]
 
     def under_way(self) -> list[Wait]:
-        """Return who waits right now."""
-        return [] if self.snapshot is None else list(self.snapshot.waiting)
+        """Return who waits right now, in the database and inside the process."""
+        if self.snapshot is None:
+            return []
+        return [*(self._now(wait, self.snapshot) for wait in self.open.values()), *self.snapshot.waiting]
+
+    def _now(self, wait: Wait, snapshot: Snapshot) -> Wait:
+        """Return *wait* with the names of those whose transactions are still open."""
+
+        def named(party: Party) -> Party:
+            return party if party.pid is None else snapshot.parties.get(party.pid, party)
+
+        root = wait.root_blocker
+        return msgspec.structs.replace(
+            wait,
+            t_end=max(snapshot.at, wait.t_start),
+            waiter=named(wait.waiter),
+            immediate_blockers=[named(party) for party in wait.immediate_blockers],
+            root_blocker=None if root is None else named(root),
+        )
 
 
 def _transaction(span: TransactionSpan) -> Transaction:
@@ -90,9 +117,12 @@ def render(state: LiveState, width: int) -> RenderableType:
     waits = state.waits()
     parts = [
         _head(snapshot, state.sampler, width),
+        _critical_section(snapshot, state.spans),
         _routines(snapshot.routines, snapshot.window_ns, width),
+        _errors(snapshot.routines) if width < NARROW else None,
         _pairs(matrix.pairs(waits), width),
         _tree(state.under_way()),
+        _deadlocks(snapshot),
     ]
     return Group(*(part for part in parts if part is not None))
 
@@ -108,6 +138,38 @@ def _head(snapshot: Snapshot, sampler: str, width: int) -> RenderableType:
         f"database waits: {sampler}",
     ]
     return Text(" · ".join(facts), style="bold", overflow="fold" if width < NARROW else "ellipsis")
+
+
+def _critical_section(snapshot: Snapshot, spans: Iterable[TransactionSpan]) -> RenderableType | None:
+    """Return how often the critical section was entered, refused, and how long it was held."""
+    view = next((view for view in snapshot.routines if view.name == CRITICAL), None)
+    if view is None:
+        return None
+    held = [s.end - s.lock_from for s in spans if s.routine == CRITICAL and s.lock_from is not None]
+    facts = [
+        f"critical section: {view.passes * 1e9 / max(1, snapshot.window_ns):.1f} passes/s",
+        f"refused {_share(view.busy, view.passes)}",
+        f"held {seconds(median(held)) if held else '–'} (median)",
+        f"{_share(sum(held), snapshot.window_ns)} of the time",
+    ]
+    return Text(" · ".join(facts))
+
+
+def _errors(routines: Iterable[RoutineView]) -> RenderableType | None:
+    """Return the last errors, for which a narrow table has no room."""
+    lines = [f"{view.name}: {view.last_error}" for view in routines if view.last_error]
+    return Text("\n".join(lines), style="red") if lines else None
+
+
+def _deadlocks(snapshot: Snapshot) -> RenderableType | None:
+    """Return the cycles that the watchdog has broken."""
+    lines = [
+        f"Deadlock broken {seconds(snapshot.at - found.at)} ago: "
+        f"{' ⇄ '.join(matrix.label(party) for party in found.parties)}"
+        f" on {', '.join(what.key or what.relation or '?' for what in found.objects)}"
+        for found in snapshot.deadlocks
+    ]
+    return Text("\n".join(lines), style="red") if lines else None
 
 
 def _lag(ns: int | None) -> str:

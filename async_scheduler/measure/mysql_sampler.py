@@ -57,8 +57,9 @@ ROW_LOCK_TIME = text("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_time'")
 class Sightings:
     """Turns polls into waits: from the first poll that shows a waiter to the first that does not."""
 
-    def __init__(self, put: Callable[[Event], None]) -> None:
+    def __init__(self, put: Callable[[Event], None], begun: Callable[[Wait], None] | None = None) -> None:
         self._put = put
+        self._begun = begun
         self._open: dict[int, Wait] = {}
         self._texts: set[str] = set()
 
@@ -72,7 +73,9 @@ class Sightings:
         for row in rows:
             waiter = int(row["waiter"])
             if waiter not in self._open:
-                self._open[waiter] = self._begin(row, blockers, at)
+                wait = self._open[waiter] = self._begin(row, blockers, at)
+                if self._begun is not None:
+                    self._begun(wait)
 
     def close(self, at: int) -> None:
         """Record the waits still under way as unfinished."""
@@ -112,11 +115,16 @@ def _table(quoted: str | None) -> str | None:
 
 
 async def sample(
-    url: URL, put: Callable[[Event], None], *, period: float, ready: Callable[[], None] = lambda: None
+    url: URL,
+    put: Callable[[Event], None],
+    *,
+    period: float,
+    ready: Callable[[], None] = lambda: None,
+    begun: Callable[[Wait], None] | None = None,
 ) -> None:
     """Record the row-lock waits of the server of *url* until cancelled."""
     engine = create_async_engine(url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=0)
-    sightings = Sightings(put)
+    sightings = Sightings(put, begun)
     try:
         async with engine.connect() as connection:
             mariadb = getattr(connection.dialect, "is_mariadb", False)

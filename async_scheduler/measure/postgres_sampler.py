@@ -5,6 +5,10 @@ NOTICE) only when the set of waiters has changed: the client costs nothing while
 is delayed by a busy client. It creates nothing in the database. A wait's start is the server's own
 ``waitstart``, its end is known to within one period; waits shorter than the period are caught in proportion
 to their length. ``pg_blocking_pids`` takes the lock manager for itself, so it is asked for waiters only.
+
+``pg_locks`` copies the whole lock table, about three times the price of asking every backend whether it
+waits for a lock. So that is asked first, and ``pg_locks`` only while somebody does; a role that may not see
+the wait events of others (``pg_read_all_stats``) has to read ``pg_locks`` each time.
 """
 
 from __future__ import annotations
@@ -34,8 +38,12 @@ DECLARE
   found text;
 BEGIN
   FOR turn IN 1..{turns} LOOP
-    SELECT coalesce(string_agg(pid || ':' || coalesce(waitstart::text, ''), ',' ORDER BY pid), '') INTO found
-      FROM pg_locks WHERE NOT granted;
+    found := '';
+    {cheap}
+    IF seen <> '' OR {waiting} THEN
+      SELECT coalesce(string_agg(pid || ':' || coalesce(waitstart::text, ''), ',' ORDER BY pid), '')
+        INTO found FROM pg_locks WHERE NOT granted;
+    END IF;
     IF found <> seen THEN
       seen := found;
       COMMIT;  -- activity is read once per transaction
@@ -47,6 +55,10 @@ BEGIN
   END LOOP;
 END $sampler$
 """
+
+_FORGET = "PERFORM pg_stat_clear_snapshot();"
+_WAITING = """EXISTS (SELECT FROM pg_stat_get_backend_idset() AS backend
+                          WHERE pg_stat_get_backend_wait_event_type(backend) = 'Lock')"""
 
 _SNAPSHOT = """
 WITH locks AS MATERIALIZED (
@@ -88,9 +100,15 @@ _KINDS: Mapping[str, WaitKind] = {
 }
 
 
-def loop_statement(period: float, turns: int = TURNS) -> str:
-    """Return the anonymous block that polls every *period* seconds, *turns* times."""
-    return _LOOP.format(turns=int(turns), period=float(period), snapshot=_SNAPSHOT)
+def loop_statement(period: float, turns: int = TURNS, *, sees_all: bool = True) -> str:
+    """Return the anonymous block that polls every *period* seconds, *turns* times.
+
+    :param sees_all: the role may see every backend's wait events.
+    """
+    cheap, waiting = (_FORGET, _WAITING) if sees_all else ("", "true")
+    return _LOOP.format(
+        turns=int(turns), period=float(period), snapshot=_SNAPSHOT, cheap=cheap, waiting=waiting
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +135,14 @@ _Key = tuple[int, float | None]
 
 
 class Sightings:
-    """Turns the snapshots into waits: each from its start to the first snapshot without it."""
+    """Turns the snapshots into waits: each from its start to the first snapshot without it.
 
-    def __init__(self, put: Callable[[Event], None]) -> None:
+    ``begun`` is told of each when it is first seen, for those who want to know who waits now.
+    """
+
+    def __init__(self, put: Callable[[Event], None], begun: Callable[[Wait], None] | None = None) -> None:
         self._put = put
+        self._begun = begun
         self._open: dict[_Key, Wait] = {}
         self._hashes: dict[str, str] = {}
 
@@ -135,7 +157,9 @@ class Sightings:
         for pid, waiter in waiters.items():
             key = (pid, waiter["start"])
             if key not in self._open:
-                self._open[key] = self._begin(waiter, waiters, parties, clock, at)
+                wait = self._open[key] = self._begin(waiter, waiters, parties, clock, at)
+                if self._begun is not None:
+                    self._begun(wait)
 
     def close(self, at: int) -> None:
         """Record the waits still under way as unfinished."""
@@ -220,21 +244,23 @@ async def sample(
     put: Callable[[Event], None],
     *,
     period: float = 0.01,
+    begun: Callable[[Wait], None] | None = None,
 ) -> None:
-    """Record the lock waits of the connection's database until cancelled."""
-    sightings = Sightings(put)
+    """Record the lock waits of the connection's database until cancelled; see :class:`Sightings`."""
+    sightings = Sightings(put, begun)
     clock = ServerClock(0)
 
     def noticed(_: Any, message: Any) -> None:
         sightings.see(json.loads(message.message), clock)
 
     await connection.execute("SET client_min_messages = notice")
+    sees_all = await connection.fetchval("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
     connection.add_log_listener(noticed)
     try:
         while True:
             clock, record = await read_clock(connection)
             put(record)
-            await connection.execute(loop_statement(period))
+            await connection.execute(loop_statement(period, sees_all=sees_all))
     finally:
         sightings.close(monotonic_ns())
 

@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL, make_url
 
-from async_scheduler.measure.events import Event, Header, Stopped
+from async_scheduler.measure import backend_cpu
+from async_scheduler.measure.events import Event, Header, Stopped, Wait
 from async_scheduler.measure.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+BACKEND = "sampler's backend"
+"""The name under which the sampler's database backend stands in a trace, where its CPU can be known."""
 PERIODS = {"postgresql": 0.01, "mysql": 0.02, "mariadb": 0.12}
 
 
@@ -111,6 +114,19 @@ def _stopped(writer: Writer, started: tuple[int, int]) -> Stopped:
     )
 
 
+def _of_backend(started: int, cpu_ns: int) -> Stopped:
+    now = monotonic_ns()
+    return Stopped(
+        process=BACKEND,
+        at=now,
+        wall_ns=now - started,
+        cpu_ns=cpu_ns,
+        writer_cpu_ns=0,
+        records=0,
+        dropped=0,
+    )
+
+
 async def _until_input_ends(work: Any) -> None:
     sampling = asyncio.ensure_future(work)
     ended = asyncio.ensure_future(_input_ended())
@@ -139,19 +155,21 @@ async def sampling(
     put: Callable[[Event], None],
     period: float | None = None,
     ready: Callable[[], None] = lambda: None,
+    begun: Callable[[Wait], None] | None = None,
 ) -> None:
     """Sample the lock waits of the database of *url* every *period* seconds until cancelled.
 
-    ``ready()`` is called once, when the first sample can be taken. SQLite has nothing to sample.
+    ``ready()`` is called once, when the first sample can be taken; ``begun`` is told of each wait that is
+    first seen, ``put`` when it is over. SQLite has nothing to sample.
     """
     backend = url.get_backend_name()
     every = period or PERIODS.get(backend, 0.05)
     if backend == "postgresql":
-        await _sample_postgres(url, put, every, ready)
+        await _sample_postgres(url, put, every, ready, begun)
     elif backend in ("mysql", "mariadb"):
         from async_scheduler.measure import mysql_sampler
 
-        await mysql_sampler.sample(url, put, period=every, ready=ready)
+        await mysql_sampler.sample(url, put, period=every, ready=ready, begun=begun)
     else:
         ready()
 
@@ -168,7 +186,11 @@ def asyncpg_arguments(url: URL) -> dict[str, Any]:
 
 
 async def _sample_postgres(
-    url: URL, put: Callable[[Event], None], period: float, ready: Callable[[], None]
+    url: URL,
+    put: Callable[[Event], None],
+    period: float,
+    ready: Callable[[], None],
+    begun: Callable[[Wait], None] | None,
 ) -> None:
     import asyncpg
 
@@ -176,10 +198,14 @@ async def _sample_postgres(
 
     settings = {"application_name": postgres_sampler.APPLICATION}
     connection = await asyncpg.connect(**asyncpg_arguments(url), server_settings=settings)
+    started, pid = monotonic_ns(), connection.get_server_pid()
+    used = backend_cpu.cpu_ns(url, pid)
     try:
         ready()
-        await postgres_sampler.sample(connection, put, period=period)
+        await postgres_sampler.sample(connection, put, period=period, begun=begun)
     finally:
+        if used is not None and (now := backend_cpu.cpu_ns(url, pid)) is not None:
+            put(_of_backend(started, now - used))
         # waits for the cancelled block to end, so that the server has no lost client to complain about
         await connection.close(timeout=2)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from async_scheduler.contention.experiment import reports
+from async_scheduler.contention.family import reports, with_details
 from async_scheduler.contention.page import write_page
 from async_scheduler.contention.terminal import show
 from poc_bench.contention import controls
@@ -43,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rtt", default="0", metavar="MS,…", help="round-trip times to the database (0)")
     parser.add_argument("--schedulers", default="1", metavar="N,…", help="scheduler processes at once (1)")
     parser.add_argument("--repeat", type=int, default=7, metavar="R", help="timed repeats of each arm (7)")
+    parser.add_argument(
+        "--arms", default="", metavar="A,…", help="of the families' arms only these, and `sync` (all)"
+    )
+    parser.add_argument(
+        "--lanes", default="1,2,4,8", metavar="N,…", help="transactions of *schedule* at once, mode lanes"
+    )
+    parser.add_argument("--add", action="store_true", help="add to the experiment that lies in --out")
     parser.add_argument("--seed", type=int, default=1, help="what is drawn by chance is drawn from this (1)")
     parser.add_argument(
         "--timeout", type=float, default=300.0, metavar="S", help="give a run up after so long"
@@ -57,11 +64,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     folder = options.out or Path("bench-results", datetime.now(UTC).strftime("contention-%Y%m%d-%H%M%S"))
     if options.controls:
         return asyncio.run(_controls(folder, console))
-    experiment = Runner(_plan(options), folder, lambda line: console.print(line, markup=False)).run()
-    found = reports(folder)
-    for report in found:
+    runner = Runner(_plan(options), folder, lambda line: console.print(line, markup=False), options.add)
+    experiment = runner.run()
+    for report in reports(folder):
         show(report, console)
-    write_page(found, folder / PAGE)
+    write_page(with_details(folder), folder / PAGE)
     console.print(f"\nPage: {folder / PAGE}", markup=False)
     return 1 if any(record.failure for record in experiment.runs) else 0
 
@@ -79,6 +86,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         repeats=options.repeat,
         seed=options.seed,
         timeout=options.timeout,
+        lanes=tuple(int(number) for number in _numbers("--lanes", options.lanes)),
+        only=tuple(name for name in options.arms.split(",") if name),
     )
 
 

@@ -7,11 +7,11 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from async_scheduler.contention.experiment import Experiment, Family, Mode, RunRecord, write
+from async_scheduler.contention.experiment import FILE, Experiment, Family, Mode, RunRecord, read, write
 from poc_bench import correctness, machine
 from poc_bench.arms import arm as arm_named
 from poc_bench.bench import Bench
@@ -25,17 +25,22 @@ from poc_bench.site import CellKey
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from poc_bench.arms import Arm
     from poc_bench.observation import Observation
     from poc_bench.workloads.model import Sized
 
 TRACE = "AIRFLOW__ASYNC_SCHEDULER__TRACE_DIRECTORY"
 LEVEL = "AIRFLOW__ASYNC_SCHEDULER__TRACE_LEVEL"
 
-MODES: tuple[Mode, ...] = ("timing", "overhead", "attribution", "census")
+MODES: tuple[Mode, ...] = ("timing", "lanes", "overhead", "attribution", "census")
+UNTRACED: tuple[Mode, ...] = ("timing", "lanes")
+REPEATED: tuple[Mode, ...] = ("timing", "lanes", "overhead")
 SAMPLER = "AIRFLOW__ASYNC_SCHEDULER__TRACE_SAMPLER"
+LANES = "AIRFLOW__ASYNC_SCHEDULER__VISITS_AT_ONCE"
 LEVELS: dict[Mode, str] = {"attribution": "steps", "census": "ledger", "overhead": "ledger"}
 SERVERS: dict[Mode, Callable[[], EmbeddedPostgres | ExplainingPostgres]] = {
     "timing": EmbeddedPostgres,
+    "lanes": EmbeddedPostgres,
     "attribution": LoggingPostgres,
     "census": ExplainingPostgres,
     "overhead": EmbeddedPostgres,
@@ -52,13 +57,27 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 REFERENCE = "sync"
+WITH_LANES = ("redesigned",)
+"""Arms in which the number of transactions that a routine has open at once can be set."""
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """One run to be measured."""
+
+    key: CellKey
+    mode: Mode
+    lanes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. ``repeats`` are those of the timing runs; the other modes run once for each arm."""
+    """What to measure. ``repeats`` are those of the untraced runs; the other modes run once for each arm.
+
+    ``only`` restricts the arms of the families and the reference; ``lanes`` are for the mode of that name.
+    """
 
     workload: Sized
     families: tuple[Family, ...]
@@ -69,33 +88,40 @@ class Plan:
     seed: int = 1
     timeout: float = 300.0
     reference: str | None = REFERENCE
+    lanes: tuple[int, ...] = (1, 2, 4, 8)
+    only: tuple[str, ...] = ()
 
     def arms(self) -> list[str]:
         """Return the arms of all families, each once, and the reference."""
         named = [a for f in self.families for a in (f.sequential, f.shared, f.concurrent)]
-        return list(dict.fromkeys(a for a in (*named, self.reference) if a is not None))
+        found = dict.fromkeys(a for a in (*named, self.reference) if a is not None)
+        return [name for name in found if not self.only or name in self.only]
 
-    def keys(self, mode: Mode) -> list[CellKey]:
-        """Return the cells of *mode* in the order in which they are measured.
+    def jobs(self, mode: Mode) -> list[Job]:
+        """Return the runs of *mode* in the order in which they are measured.
 
         Timed repeats are interleaved, the arms of each in an order drawn by chance, so that a drifting
         machine hits all arms alike.
         """
         chance = random.Random(self.seed)
-        repeated = mode in ("timing", "overhead")
         found = []
-        for repeat in range(1, (self.repeats if repeated else 1) + 1):
-            for rtt in self.rtts if mode in ("timing", "attribution") else (0.0,):
-                for schedulers in self.schedulers if mode == "timing" else (1,):
-                    names = self._names(mode)
-                    chance.shuffle(names)
-                    found += [self._key(name, rtt, schedulers, repeat) for name in names]
+        for repeat in range(1, (self.repeats if mode in REPEATED else 1) + 1):
+            for rtt in self.rtts if mode not in ("overhead", "census") else (0.0,):
+                for schedulers in self.schedulers if mode not in ("overhead", "lanes") else (1,):
+                    variants = self._variants(mode)
+                    chance.shuffle(variants)
+                    found += [
+                        Job(self._key(name, rtt, schedulers, repeat), mode, lanes) for name, lanes in variants
+                    ]
         return found
 
-    def _names(self, mode: Mode) -> list[str]:
+    def _variants(self, mode: Mode) -> list[tuple[str, int | None]]:
+        concurrent = [f.concurrent for f in self.families if f.concurrent in self.arms()]
         if mode == "overhead":
-            return [family.concurrent for family in self.families for _ in range(2)]
-        return [name for name in self.arms() if mode == "timing" or name != self.reference]
+            return [(name, None) for name in concurrent for _ in range(2)]
+        if mode == "lanes":
+            return [(name, lanes) for name in concurrent if name in WITH_LANES for lanes in self.lanes]
+        return [(name, None) for name in self.arms()]
 
     def _key(self, name: str, rtt: float, schedulers: int, repeat: int) -> CellKey:
         return CellKey(self.workload, arm_named(name), rtt, schedulers, repeat, self.seed)
@@ -103,11 +129,15 @@ class Plan:
 
 @dataclass
 class Runner:
-    """Measures a plan; what is done is on disk at any time, and Ctrl-C keeps it."""
+    """Measures a plan; what is done is on disk at any time, and Ctrl-C keeps it.
+
+    :param adds: continue the experiment that lies in the directory: its repeats are counted on.
+    """
 
     plan: Plan
     directory: Path
     report: Report
+    adds: bool = False
     experiment: Experiment = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +149,19 @@ class Runner:
             families=list(self.plan.families),
             reference=self.plan.reference,
         )
+        if self.adds and (self.directory / FILE).exists():
+            self._continue(read(self.directory))
+
+    def _continue(self, earlier: Experiment) -> None:
+        """Go on with *earlier*. Only the cost of tracing may be measured on other work.
+
+        :raises UsageError: when anything else would be.
+        """
+        if earlier.workload != self.plan.workload.label and set(self.plan.modes) != {"overhead"}:
+            raise UsageError(f"The experiment in {self.directory} has other work: {earlier.workload}")
+        known = {family.name for family in earlier.families}
+        earlier.families += [family for family in self.plan.families if family.name not in known]
+        self.experiment = earlier
 
     def run(self) -> Experiment:
         """Measure everything.
@@ -126,37 +169,39 @@ class Runner:
         :raises UsageError: when a mode needs a server that is not installed here.
         """
         for mode in self.plan.modes:
+            counted = max((r.repeat for r in self.experiment.runs if r.mode == mode), default=0)
             with _server(mode) as server, Bench(server, self.directory, self.plan.timeout) as bench:
-                for key in self.plan.keys(mode):
-                    self._add(self._measure(bench, server, key, mode))
+                for job in self.plan.jobs(mode):
+                    key = replace(job.key, repeat=job.key.repeat + counted)
+                    self._add(self._measure(bench, server, replace(job, key=key)))
         return self.experiment
 
     def _add(self, record: RunRecord) -> None:
         self.experiment.runs.append(record)
         write(self.experiment, self.directory)
         outcome = record.failure or f"{record.wall_s:.2f} s, {record.cpu_s:.2f} CPU s"
-        place = f"RTT {record.rtt_ms:g} n{record.schedulers}"
-        self.report(f"{record.mode:<12} {record.arm:<24} {place:<12} r{record.repeat}: {outcome}")
+        place = f"RTT {record.rtt_ms:g} n{record.schedulers}" + (f" l{record.lanes}" if record.lanes else "")
+        self.report(f"{record.mode:<12} {record.arm:<24} {place:<14} r{record.repeat}: {outcome}")
 
-    def _measure(
-        self, bench: Bench, server: EmbeddedPostgres | ExplainingPostgres, key: CellKey, mode: Mode
-    ) -> RunRecord:
-        record = _record(key, mode)
+    def _measure(self, bench: Bench, server: EmbeddedPostgres | ExplainingPostgres, job: Job) -> RunRecord:
+        record = _record(job)
+        record.workload = "" if job.key.workload.label == self.experiment.workload else job.key.workload.label
         logs = getattr(server, "logs", [])
         since = server_log.positions(logs)
-        record.traced = mode in LEVELS and self._is_traced(record)
+        record.traced = job.mode not in UNTRACED and self._is_traced(record)
         folder = self.directory / self._trace_of(record)
+        key = replace(job.key, arm=_traceable(job.key.arm)) if record.traced else job.key
         try:
-            seen = bench.measure(key, _settings(mode, folder.absolute()) if record.traced else {})
+            seen = bench.measure(key, _settings(job, folder.absolute(), traced=record.traced))
         except CellFailure as failure:
             record.failure = str(failure)
             return record
-        if record.traced and mode != "overhead":
+        if record.traced and job.mode != "overhead":
             record.trace = self._trace_of(record)
             server_log.take(logs, since, folder)
         elif record.traced:
             shutil.rmtree(folder)
-        _fill(record, key, seen)
+        _fill(record, job.key, seen)
         return record
 
     def _is_traced(self, record: RunRecord) -> bool:
@@ -172,13 +217,23 @@ class Runner:
         return first_is_traced != second
 
     def _trace_of(self, record: RunRecord) -> str:
-        return f"traces/{record.mode}-{record.arm}-rtt{record.rtt_ms:g}"
+        return f"traces/{record.mode}-{record.arm}-rtt{record.rtt_ms:g}-n{record.schedulers}"
 
 
-def _settings(mode: Mode, folder: Path) -> dict[str, str]:
-    """Return what makes a scheduler write the trace of *mode*."""
-    sampled = str(mode == "attribution")
-    return {TRACE: str(folder), LEVEL: LEVELS[mode], SAMPLER: sampled}
+def _traceable(arm: Arm) -> Arm:
+    """Return *arm* so that it can write a trace: the stock scheduler needs our ledger on its engine."""
+    if arm.name != REFERENCE:
+        return arm
+    return replace(arm, command=("poc_bench.contention.stock", *arm.command[1:]))
+
+
+def _settings(job: Job, folder: Path, *, traced: bool) -> dict[str, str]:
+    """Return what makes a scheduler run with the job's lanes and write its trace."""
+    lanes = {LANES: str(job.lanes)} if job.lanes is not None else {}
+    if not traced:
+        return lanes
+    sampled = str(job.mode == "attribution")
+    return {**lanes, TRACE: str(folder), LEVEL: LEVELS[job.mode], SAMPLER: sampled}
 
 
 @contextmanager
@@ -191,16 +246,18 @@ def _server(mode: Mode) -> Iterator[EmbeddedPostgres | ExplainingPostgres]:
         server.close()
 
 
-def _record(key: CellKey, mode: Mode) -> RunRecord:
+def _record(job: Job) -> RunRecord:
+    key = job.key
     return RunRecord(
         arm=key.arm.name,
-        mode=mode,
+        mode=job.mode,
         rtt_ms=key.rtt,
         schedulers=key.schedulers,
         repeat=key.repeat,
         wall_s=0.0,
         cpu_s=0.0,
         items=0,
+        lanes=job.lanes,
     )
 
 
@@ -210,6 +267,7 @@ def _fill(record: RunRecord, key: CellKey, seen: Observation) -> None:
     record.wall_s = round(figures["seconds"], 4)
     record.cpu_s = round(seen.scheduler_cpu, 3)
     record.items = len(seen.task_instances)
+    record.foreign_cores = None if seen.foreign_cores is None else round(seen.foreign_cores, 3)
     record.sqlstates = dict(sum((Counter(c["sqlstates"]) for c in seen.counters), Counter()))
     record.transactions = round(figures["commits"] * record.items)
     wrong = correctness.violations(plan, seen)

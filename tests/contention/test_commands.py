@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from airflow.cli import cli_parser
 from rich.console import Console
@@ -26,11 +27,11 @@ from async_scheduler.cli.contention_command import WrongTime, since_ns
 from async_scheduler.contention.topview import LiveState, render
 from async_scheduler.measure import attribution, control
 from async_scheduler.measure.control import ControlServer, Tracer
-from async_scheduler.measure.events import LockObject, Party, Wait
+from async_scheduler.measure.events import Deadlock, LockObject, Party, Wait
 from async_scheduler.measure.instrument import Instrument
 from async_scheduler.measure.live import LiveView
 from async_scheduler.settings import Settings
-from tests.contention.traces import SECOND, two_routines, write_trace
+from tests.contention.traces import SECOND, iteration, row_wait, two_routines, write_trace
 from tests.measure.turns import until
 
 if TYPE_CHECKING:
@@ -187,9 +188,7 @@ def view(width: int) -> str:
             root_blocker=Party(routine="schedule"),
         )
     )
-    output = StringIO()
-    Console(file=output, width=width).print(render(state, width))
-    return output.getvalue()
+    return _rendered(state, width)
 
 
 @pytest.mark.parametrize("width", [50, 80, 100, 160])
@@ -200,6 +199,54 @@ def test_view_fits_any_terminal(width: int) -> None:
     assert "enqueue on shared session for 1.00 s" in shown
     if width >= 160:
         assert "start [red]hostile[/red]" in shown
+
+
+def test_database_waits_under_way_hang_under_the_one_at_the_root() -> None:
+    live = LiveView(Instrument("scheduler"))
+    for record in two_routines():
+        live.take(record)
+    live.take(
+        Deadlock(
+            at=0,
+            parties=[Party(routine="a"), Party(routine="b")],
+            objects=[],
+            stacks=[],
+            victim=None,
+            age_ns=1,
+        )
+    )
+    state = LiveState()
+    snapshot = live.snapshot()
+    snapshot.parties[7] = Party(pid=7, routine="schedule")
+    state.see(snapshot)
+    wait = row_wait(Party(pid=9, process="api server"), Party(pid=7), 0, 1)
+    state.begun(wait)
+    shown = _rendered(state, 120)
+    assert "schedule\n" in shown.split("Blocked now")[1].replace("├── ", "").replace("└── ", "")
+    assert "api server on dag_run" in shown
+    assert "a ⇄ b" in shown
+    state.take(wait)
+    assert "Blocked now" not in _rendered(state, 120)
+
+
+def test_critical_section_and_errors_are_told() -> None:
+    live = LiveView(Instrument("scheduler"))
+    live.take(msgspec.structs.replace(iteration("enqueue", 0, 10), error="OperationalError"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("async_scheduler.measure.live.monotonic_ns", lambda: SECOND)
+        snapshot = live.snapshot()
+    state = LiveState()
+    state.see(snapshot)
+    for width in (60, 160):
+        shown = _rendered(state, width)
+        assert "critical section: " in shown
+        assert "OperationalError" in shown
+
+
+def _rendered(state: LiveState, width: int) -> str:
+    output = StringIO()
+    Console(file=output, width=width).print(render(state, width))
+    return output.getvalue()
 
 
 def test_view_before_anything_is_known() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from async_scheduler.contention import experiment
 from async_scheduler.contention.experiment import Experiment, Family, Mode, RunRecord
+from async_scheduler.contention.family import reports, with_details
 from async_scheduler.contention.intervals import ratio
 from async_scheduler.contention.reading import UnreadableTrace
 from tests.contention.traces import MS, UPDATE, iteration, transaction, two_routines, write_trace
@@ -52,11 +53,17 @@ def traced(arm: str, mode: Mode = "attribution") -> RunRecord:
     )
 
 
+def traced_with(folder: Path, arm: str) -> RunRecord:
+    """Write a trace in which one routine waits for another; return its run."""
+    write_trace(folder / arm, *two_routines())
+    return traced(arm)
+
+
 def answers(folder: Path, *runs: RunRecord) -> dict[int, Question]:
     """Write an experiment of *runs* and return its questions."""
     made = Experiment(created="now", workload="w", machine={}, families=[FAMILY], runs=list(runs))
     experiment.write(made, folder)
-    (report,) = experiment.reports(folder)
+    (report,) = reports(folder)
     return {asked.number: asked for asked in report.questions}
 
 
@@ -121,13 +128,65 @@ def test_failures_count_at_production_settings_only(tmp_path: Path) -> None:
         if run.arm == "together":
             run.sqlstates = {"40P01": 2, "55P03": 50}
     asked = answers(tmp_path, *runs)
-    assert asked[6].figure == "2.00 per 10,000"
+    assert asked[6].figure == "2.00 per 10,000 (95 %: at most 3.13)"
     assert asked[6].answer == "objection right"
 
 
 def test_scaling_that_bends_is_told(tmp_path: Path) -> None:
     more = [timed("together", 1.0 + n / 100, n, schedulers=2) for n in range(7)]
     assert answers(tmp_path, *both(2.0, 1.0), *more)[8].answer == "objection right"
+
+
+def test_rate_that_so_few_transactions_cannot_exclude_is_not_denied(tmp_path: Path) -> None:
+    assert answers(tmp_path, *both(2.0, 1.0))[6].answer == "objection wrong"
+    few = both(2.0, 1.0)
+    for run in few:
+        run.transactions = 100
+    asked = answers(tmp_path, *few)[6]
+    assert (asked.figure, asked.answer) == ("0.00 per 10,000 (95 %: at most 42.80)", "mixed")
+
+
+def test_lanes_that_gain_are_told_from_lanes_that_do_not(tmp_path: Path) -> None:
+    def lanes(seconds: dict[int, float]) -> list[RunRecord]:
+        found = []
+        for n in range(3):
+            for lane, wall in seconds.items():
+                run = timed("together", wall + n / 100, n)
+                run.mode, run.lanes = "lanes", lane
+                found.append(run)
+        return found
+
+    gaining = answers(tmp_path, *lanes({1: 4.0, 2: 2.0, 4: 1.0}))[8]
+    assert gaining.answer == "objection wrong"
+    assert "1: 1.00" in gaining.figure
+    assert "4: 3.9" in gaining.figure
+    assert answers(tmp_path, *lanes({1: 2.0, 2: 2.0}))[8].answer == "objection right"
+
+
+def test_overhead_on_other_work_counts_as_overhead_only(tmp_path: Path) -> None:
+    runs = both(2.0, 1.0)
+    for n in range(4):
+        for on in (True, False):
+            run = timed("together", 9.0, 100 + n)
+            run.mode, run.traced, run.workload, run.cpu_s = "overhead", on, "larger", 1.01 if on else 1.0
+            runs.append(run)
+    asked = answers(tmp_path, *runs, traced_with(tmp_path, "together"))
+    assert asked[1].figure.startswith("2.00 ")
+    assert "the ledger costs +1.0 % CPU" in asked[10].detail
+
+
+def test_every_traced_place_has_its_figures(tmp_path: Path) -> None:
+    far = traced_with(tmp_path, "together")
+    far.rtt_ms, far.schedulers = 5.0, 2
+    made = Experiment(created="now", workload="w", machine={}, families=[FAMILY], runs=[far])
+    experiment.write(made, tmp_path)
+    (report,) = reports(tmp_path)
+    (cell,) = report.cells
+    assert (cell.rtt_ms, cell.schedulers, cell.waits) == (5.0, 2, 2)
+    assert cell.worst.startswith("start ← schedule on dag_run")
+    shown = with_details(tmp_path)
+    assert [other.title for other in shown[1:]] == ["together: RTT 5 ms, 2 schedulers, attribution"]
+    assert "at RTT 5 ms, 2 schedulers" in report.questions[2].detail
 
 
 def test_runs_that_failed_or_were_wrong_do_not_count(tmp_path: Path) -> None:
@@ -145,7 +204,8 @@ def test_cost_of_tracing_is_told(tmp_path: Path) -> None:
         return made
 
     pairs = [run(on, n, 1.02 + n / 1000 if on else 1.0) for n in range(4) for on in (True, False)]
-    assert "the ledger costs +2.1 % CPU" in answers(tmp_path, *pairs)[10].detail
+    asked = answers(tmp_path, *pairs, traced_with(tmp_path, "together"))
+    assert "the ledger costs +2.1 % CPU" in asked[10].detail
 
 
 def test_what_is_no_experiment_is_refused(tmp_path: Path) -> None:
