@@ -156,7 +156,12 @@ class Assembly:
                 "[core] multi_team is on: Airflow's own functions decide, as with algorithm = upstream"
             )
             return None
-        return RedesignedStages(self._scheduler, self._sessions, self._settings)
+        return RedesignedStages(
+            self._scheduler,
+            self._sessions,
+            self._settings,
+            wake_lane=lambda: self.supervisor.wake(("schedule",)),
+        )
 
     def _seconds_between_unprompted_passes(self) -> float:
         """Stages look for work by themselves as often as the sync loop, unless the probe does it for them.
@@ -207,7 +212,8 @@ class Assembly:
     def _deciding_drivers(self, executors: tuple[str, ...]) -> list[RoutineDriver]:
         """Return start, schedule and enqueue, of the algorithm in use."""
         scheduler, sessions, rest = self._scheduler, self._sessions, self._rest
-        start, schedule = Schedule(rest, core=True, wakes=("schedule",)), Schedule(self._idle, core=True)
+        start = Schedule(rest, core=True, wakes=("schedule",))
+        schedule = Schedule(self._idle, core=True, woken_as="schedule")
         enqueue = Schedule(rest, core=True, wakes=executors)
         if (new := self.redesigned) is not None:
             probe = [self._driver(new.probe, Schedule(self._settings.probe_interval))]
@@ -215,7 +221,7 @@ class Assembly:
                 *(probe if self._probing else []),
                 self._driver(new.start, start),
                 self._driver(new.sweep, self._sweep_schedule()),
-                self._driver(new.schedule, schedule),
+                *(self._driver(lane, schedule) for lane in new.lanes),
                 self._driver(new.enqueue, enqueue),
             ]
         poll = self._settings.executor_poll_interval

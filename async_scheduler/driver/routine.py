@@ -45,7 +45,8 @@ class Schedule:
     ``jitter`` is the share of the interval by which each wait varies, so that routines and schedulers do
     not march in step. ``core`` routines make up a round, the unit of ``--num-runs``. ``non_fatal``: an error
     that a retry cannot mend is logged instead of ending the scheduler. ``wakes``: the routines to wake when a
-    pass made progress.
+    pass made progress. ``woken_as``: the name under which it is woken, its own if empty; where several
+    routines go by one name, the first that is not at work already is woken.
     """
 
     interval: float
@@ -54,3 +55,4 @@ class Schedule:
     core: bool = False
     non_fatal: bool = False
     wakes: tuple[str, ...] = ()
+    woken_as: str = ""

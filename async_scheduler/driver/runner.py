@@ -64,6 +64,7 @@ class RoutineDriver:
         self.schedule = schedule
         self.wakeup = Wakeup()
         self.stopping = False
+        self.at_work = False
         self.passes = 0
         self._policy = policy
         self._observer = observer
@@ -107,7 +108,11 @@ class RoutineDriver:
     async def run_pass(self) -> Outcome:
         """Run one pass, again and again while it fails for a passing reason; then wake the followers."""
         self.wakeup.clear()
-        outcome = await self._tried()
+        self.at_work = True
+        try:
+            outcome = await self._tried()
+        finally:
+            self.at_work = False
         self.passes += 1
         interval = self.schedule.interval if outcome.due_in is None else outcome.due_in
         spread = interval * self.schedule.jitter

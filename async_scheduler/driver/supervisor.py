@@ -23,13 +23,22 @@ class Supervisor:
         if len(self.drivers) != len(drivers):
             raise ValueError(f"Routines of the same name: {sorted(driver.name for driver in drivers)}")
         self._order = list(drivers)
+        self._woken_as: dict[str, list[RoutineDriver]] = {}
+        for driver in drivers:
+            self._woken_as.setdefault(driver.schedule.woken_as or driver.name, []).append(driver)
         self._grace = grace
         self._stop = asyncio.Event()
 
     def wake(self, names: Sequence[str]) -> None:
-        """Ask the routines called *names* for a pass. Names of routines that do not run are ignored."""
+        """Ask the routines called *names* for a pass. Names of routines that do not run are ignored.
+
+        Of several by one name the first that is idle is asked, all of them where none is: whoever ends its
+        pass first makes another one.
+        """
         for name in names:
-            if driver := self.drivers.get(name):
+            drivers = self._woken_as.get(name, [])
+            idle = next((driver for driver in drivers if not driver.at_work), None)
+            for driver in drivers if idle is None else [idle]:
                 driver.wakeup.set()
 
     def stop(self) -> None:

@@ -92,7 +92,7 @@ class ScheduleGivenRuns(ScheduleTaskInstances):
         plans: Plans,
         refresh_flag: Callable[[str], object],
     ) -> None:
-        super().__init__(scheduler, sessions, DirtyRuns(), plans, batch=0)
+        super().__init__(scheduler, sessions, DirtyRuns(), plans, batch=0, wake_another=lambda: None)
         self._kept = HandoverToCaller(scheduler, sessions)
         self._handover = self._kept
         self._refresh_flag = refresh_flag
@@ -106,19 +106,21 @@ class ScheduleGivenRuns(ScheduleTaskInstances):
         left, races = list(ids), 0
         while left:
             done = Pass(timezone.utcnow(), left)
-            if (error := await self._attempt(done)) is not None:
+            try:
+                await self._visit_in_one_transaction(done)
+            except LostRace as race:
                 races += 1
-                left = await self._after_error(error, left, races)
+                left = await self._after_race(race, left, races)
                 continue
             for run in done.locked:
                 await self._kept.examine(run)
             await self._follow_up(done)
-            await self._refresh_flags([done])
+            await self._refresh_flags(done)
             left = [run.id for run in done.unplanned]
         return self._kept
 
-    async def _after_error(self, error: Exception, ids: Sequence[int], races: int) -> list[int]:
-        if not isinstance(error, LostRace) or races > MOST_RACES:
+    async def _after_race(self, error: LostRace, ids: Sequence[int], races: int) -> list[int]:
+        if races > MOST_RACES:
             raise error
         queued = {run for run in ids if self._states.get(run) == DagRunState.QUEUED}
         if error.table == DagRun.__tablename__ and queued:
@@ -132,8 +134,8 @@ class ScheduleGivenRuns(ScheduleTaskInstances):
         self._states = {run.id: state for run, state in found}
         return [run for run, state in found if state not in State.finished_dr_states]
 
-    async def _refresh_flags(self, done: Sequence[Pass]) -> None:
-        for run in (run for one in done for run in one.ended):
+    async def _refresh_flags(self, done: Pass) -> None:
+        for run in done.ended:
             if run.run_type in COUNTED_RUN_TYPES:
                 self._refresh_flag(run.dag_id)
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.utils.sqlalchemy import random_db_uuid
-from sqlalchemy import Integer, String, Text, and_, any_, bindparam, case, cast, func, not_, or_, select
+from sqlalchemy import Integer, Text, and_, bindparam, case, cast, func, or_, select
 
-from async_scheduler.decide.admit import Candidate, Starved
-from async_scheduler.store.dialect import Dialect, among, dialect_of, keyed, keys, locked, statement, still
+from async_scheduler.store.dialect import Dialect, among, dialect_of, statement, still
 from async_scheduler.store.running import latest_version
 from async_scheduler.store.tables import DAG, INSTANCE, RUN
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import FromClause, Select, Update
+    from sqlalchemy import Select, Update
     from sqlalchemy.ext.asyncio import AsyncSession
 
 
@@ -36,132 +35,6 @@ class Limited(NamedTuple):
         if self.bundle_version and self.created_version:
             return self.created_version
         return self.latest_version
-
-
-def _best(source: FromClause) -> Select[Any]:
-    """The ids of the best *most* scheduled instances of running runs, from each run no more than may run.
-
-    The order is Airflow's with the id as the last word, so that the choice does not depend on the plan.
-    """
-    waiting = source.c
-    order = (waiting.priority_weight.desc(), RUN.c.logical_date, waiting.map_index, waiting.id)
-    ranked = (
-        select(
-            waiting.id,
-            waiting.priority_weight,
-            RUN.c.logical_date,
-            waiting.map_index,
-            DAG.c.max_active_tasks.label("most"),
-            func.row_number()
-            .over(partition_by=(waiting.dag_id, waiting.run_id), order_by=order)
-            .label("place"),
-        )
-        .join(RUN, and_(RUN.c.dag_id == waiting.dag_id, RUN.c.run_id == waiting.run_id))
-        .join(DAG, DAG.c.dag_id == waiting.dag_id)
-        .where(still(RUN.c.state, ("running",)), not_(DAG.c.is_paused), DAG.c.bundle_name.is_not(None))
-        .subquery("ranked")
-    ).c
-    return (
-        select(ranked.id)
-        .where(ranked.place <= ranked.most)
-        .order_by(ranked.priority_weight.desc(), ranked.logical_date, ranked.map_index, ranked.id)
-        .limit(bindparam("most", type_=Integer))
-    )
-
-
-def _waiting(dialect: Dialect, *, filtered: bool) -> FromClause:
-    """All scheduled instances, found first and once, whatever the planner believes about their number."""
-    c = INSTANCE.c
-    query = (
-        select(c.id, c.dag_id, c.run_id, c.priority_weight, c.map_index)
-        .where(c.state == "scheduled", *(_not_starved(dialect) if filtered else ()))
-        .with_hint(INSTANCE, "USE INDEX (ti_state)", dialect_name="mysql")
-    )
-    if not dialect.is_postgresql:
-        return query.subquery("waiting")
-    return query.cte("waiting").prefix_with("MATERIALIZED")
-
-
-def _not_starved(dialect: Dialect) -> list[Any]:
-    c = INSTANCE.c
-    return [
-        not_(among(c.pool, "pools", dialect)),
-        not_(among(func.coalesce(c.executor, "", type_=String), "executors", dialect)),
-        not_(keyed((c.dag_id, c.run_id), "runs", dialect)),
-        not_(keyed((c.dag_id, c.task_id), "tasks", dialect)),
-        not_(keyed((c.dag_id, c.run_id, c.task_id), "run_tasks", dialect)),
-    ]
-
-
-def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
-    c, waiting = INSTANCE.c, _waiting(dialect, filtered=filtered)
-    best = _best(waiting)
-    query = (
-        select(
-            select(func.count()).select_from(waiting).scalar_subquery(),
-            c.id,
-            c.dag_id,
-            c.task_id,
-            c.run_id,
-            c.map_index,
-            c.pool,
-            c.pool_slots,
-            c.executor,
-            DAG.c.max_active_tasks,
-            DAG.c.has_task_concurrency_limits,
-        )
-        .join(RUN, and_(RUN.c.dag_id == c.dag_id, RUN.c.run_id == c.run_id))
-        .join(DAG, DAG.c.dag_id == c.dag_id)
-        .where(still(c.state, ("scheduled",)))
-        .order_by(c.priority_weight.desc(), RUN.c.logical_date, c.map_index, c.id)
-    )
-    if dialect.is_postgresql:
-        # As an array the ids are found once, before the rows: a join may repeat the search for each row.
-        query = query.where(c.id == any_(func.array(best.scalar_subquery())))
-    else:
-        chosen = best.subquery("best")
-        query = query.join(chosen, chosen.c.id == c.id)
-    return locked(query, INSTANCE, dialect, skip=True)
-
-
-@statement
-def candidates(dialect: Dialect) -> Select[Any]:
-    """Lock the first candidates of a critical section."""
-    return _candidates(dialect, filtered=False)
-
-
-@statement
-def more_candidates(dialect: Dialect) -> Select[Any]:
-    """Lock candidates that need none of the pools, executors, runs and tasks that have no room left."""
-    return _candidates(dialect, filtered=True)
-
-
-async def lock_candidates(
-    session: AsyncSession, most: int, starved: Starved
-) -> tuple[list[Candidate], int | None]:
-    """Lock and return at most *most* candidates, best first, none of which needs what is starved.
-
-    The second part is how many task instances wait in all, starved ones left out; None if nothing was found.
-
-    Mirrors the query of ``_executable_task_instances_to_queued``. Locks: ``task_instance`` NO KEY UPDATE SKIP
-    LOCKED, until the commit.
-    """
-    dialect = dialect_of(session)
-    if not starved.size():
-        return _counted((await session.execute(candidates(dialect), {"most": most})).all())
-    parameters: dict[str, Any] = {
-        "most": most,
-        "pools": sorted(starved.pools),
-        "executors": sorted(name or "" for name in starved.executors),
-        **keys("runs", sorted(starved.runs) or [("", "")], dialect),
-        **keys("tasks", sorted(starved.tasks) or [("", "")], dialect),
-        **keys("run_tasks", sorted(starved.run_tasks) or [("", "", "")], dialect),
-    }
-    return _counted((await session.execute(more_candidates(dialect), parameters)).all())
-
-
-def _counted(rows: Sequence[Any]) -> tuple[list[Candidate], int | None]:
-    return [Candidate._make(row[1:]) for row in rows], rows[0][0] if rows else None
 
 
 @statement

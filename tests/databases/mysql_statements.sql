@@ -2,6 +2,36 @@
 -- No MySQL 8 was at hand: these were read, not run. On MariaDB, which gets them without the locks, they run.
 -- To renew: python -m tests.databases.mysql_statements > tests/databases/mysql_statements.sql
 
+-- candidates.first
+SELECT (SELECT count(*) AS count_1
+FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
+FROM task_instance USE INDEX (ti_state)
+WHERE task_instance.state = %s) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits
+FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
+FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_run.logical_date AS logical_date, waiting.map_index AS map_index, dag.max_active_tasks AS most, row_number() OVER (PARTITION BY waiting.dag_id, waiting.run_id ORDER BY waiting.priority_weight DESC, dag_run.logical_date, waiting.map_index, waiting.id) AS place
+FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
+FROM task_instance USE INDEX (ti_state)
+WHERE task_instance.state = %s) AS waiting INNER JOIN dag_run ON dag_run.dag_id = waiting.dag_id AND dag_run.run_id = waiting.run_id INNER JOIN dag ON dag.dag_id = waiting.dag_id
+WHERE coalesce(dag_run.state, %s) IN (__[POSTCOMPILE_coalesce_2]) AND dag.is_paused = 0 AND dag.bundle_name IS NOT NULL) AS ranked
+WHERE ranked.most >= ranked.place ORDER BY ranked.priority_weight DESC, ranked.logical_date, ranked.map_index, ranked.id
+ LIMIT %s) AS best ON best.id = task_instance.id
+WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_4]) ORDER BY task_instance.priority_weight DESC, dag_run.logical_date, task_instance.map_index, task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
+
+-- candidates.more
+SELECT (SELECT count(*) AS count_1
+FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
+FROM task_instance USE INDEX (ti_state)
+WHERE task_instance.state = %s AND (task_instance.pool NOT IN (__[POSTCOMPILE_pools])) AND (coalesce(task_instance.executor, %s) NOT IN (__[POSTCOMPILE_executors])) AND ((task_instance.dag_id, task_instance.run_id) NOT IN (__[POSTCOMPILE_runs])) AND ((task_instance.dag_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_tasks])) AND ((task_instance.dag_id, task_instance.run_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_run_tasks]))) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits
+FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
+FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_run.logical_date AS logical_date, waiting.map_index AS map_index, dag.max_active_tasks AS most, row_number() OVER (PARTITION BY waiting.dag_id, waiting.run_id ORDER BY waiting.priority_weight DESC, dag_run.logical_date, waiting.map_index, waiting.id) AS place
+FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
+FROM task_instance USE INDEX (ti_state)
+WHERE task_instance.state = %s AND (task_instance.pool NOT IN (__[POSTCOMPILE_pools])) AND (coalesce(task_instance.executor, %s) NOT IN (__[POSTCOMPILE_executors])) AND ((task_instance.dag_id, task_instance.run_id) NOT IN (__[POSTCOMPILE_runs])) AND ((task_instance.dag_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_tasks])) AND ((task_instance.dag_id, task_instance.run_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_run_tasks]))) AS waiting INNER JOIN dag_run ON dag_run.dag_id = waiting.dag_id AND dag_run.run_id = waiting.run_id INNER JOIN dag ON dag.dag_id = waiting.dag_id
+WHERE coalesce(dag_run.state, %s) IN (__[POSTCOMPILE_coalesce_3]) AND dag.is_paused = 0 AND dag.bundle_name IS NOT NULL) AS ranked
+WHERE ranked.most >= ranked.place ORDER BY ranked.priority_weight DESC, ranked.logical_date, ranked.map_index, ranked.id
+ LIMIT %s) AS best ON best.id = task_instance.id
+WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_5]) ORDER BY task_instance.priority_weight DESC, dag_run.logical_date, task_instance.map_index, task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
+
 -- creation.active
 SELECT dag_run.dag_id, count(*) AS count_1
 FROM dag_run
@@ -251,21 +281,6 @@ FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
  LIMIT %s)));
 
--- scheduled.candidates
-SELECT (SELECT count(*) AS count_1
-FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
-FROM task_instance USE INDEX (ti_state)
-WHERE task_instance.state = %s) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits
-FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
-FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_run.logical_date AS logical_date, waiting.map_index AS map_index, dag.max_active_tasks AS most, row_number() OVER (PARTITION BY waiting.dag_id, waiting.run_id ORDER BY waiting.priority_weight DESC, dag_run.logical_date, waiting.map_index, waiting.id) AS place
-FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
-FROM task_instance USE INDEX (ti_state)
-WHERE task_instance.state = %s) AS waiting INNER JOIN dag_run ON dag_run.dag_id = waiting.dag_id AND dag_run.run_id = waiting.run_id INNER JOIN dag ON dag.dag_id = waiting.dag_id
-WHERE coalesce(dag_run.state, %s) IN (__[POSTCOMPILE_coalesce_2]) AND dag.is_paused = 0 AND dag.bundle_name IS NOT NULL) AS ranked
-WHERE ranked.most >= ranked.place ORDER BY ranked.priority_weight DESC, ranked.logical_date, ranked.map_index, ranked.id
- LIMIT %s) AS best ON best.id = task_instance.id
-WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_4]) ORDER BY task_instance.priority_weight DESC, dag_run.logical_date, task_instance.map_index, task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
-
 -- scheduled.fail
 UPDATE task_instance SET state=%s, updated_at=%s WHERE task_instance.dag_id IN (__[POSTCOMPILE_dag_ids]) AND task_instance.state = %s;
 
@@ -281,21 +296,6 @@ WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DE
  LIMIT %s) AS anon_1
 FROM dag_run
 WHERE dag_run.dag_id IN (__[POSTCOMPILE_dag_ids]) AND dag_run.state = %s;
-
--- scheduled.more_candidates
-SELECT (SELECT count(*) AS count_1
-FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
-FROM task_instance USE INDEX (ti_state)
-WHERE task_instance.state = %s AND (task_instance.pool NOT IN (__[POSTCOMPILE_pools])) AND (coalesce(task_instance.executor, %s) NOT IN (__[POSTCOMPILE_executors])) AND ((task_instance.dag_id, task_instance.run_id) NOT IN (__[POSTCOMPILE_runs])) AND ((task_instance.dag_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_tasks])) AND ((task_instance.dag_id, task_instance.run_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_run_tasks]))) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits
-FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
-FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_run.logical_date AS logical_date, waiting.map_index AS map_index, dag.max_active_tasks AS most, row_number() OVER (PARTITION BY waiting.dag_id, waiting.run_id ORDER BY waiting.priority_weight DESC, dag_run.logical_date, waiting.map_index, waiting.id) AS place
-FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
-FROM task_instance USE INDEX (ti_state)
-WHERE task_instance.state = %s AND (task_instance.pool NOT IN (__[POSTCOMPILE_pools])) AND (coalesce(task_instance.executor, %s) NOT IN (__[POSTCOMPILE_executors])) AND ((task_instance.dag_id, task_instance.run_id) NOT IN (__[POSTCOMPILE_runs])) AND ((task_instance.dag_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_tasks])) AND ((task_instance.dag_id, task_instance.run_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_run_tasks]))) AS waiting INNER JOIN dag_run ON dag_run.dag_id = waiting.dag_id AND dag_run.run_id = waiting.run_id INNER JOIN dag ON dag.dag_id = waiting.dag_id
-WHERE coalesce(dag_run.state, %s) IN (__[POSTCOMPILE_coalesce_3]) AND dag.is_paused = 0 AND dag.bundle_name IS NOT NULL) AS ranked
-WHERE ranked.most >= ranked.place ORDER BY ranked.priority_weight DESC, ranked.logical_date, ranked.map_index, ranked.id
- LIMIT %s) AS best ON best.id = task_instance.id
-WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_5]) ORDER BY task_instance.priority_weight DESC, dag_run.logical_date, task_instance.map_index, task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
 
 -- scheduled.queue
 UPDATE task_instance SET state=%s, queued_dttm=%s, queued_by_job_id=%s, updated_at=%s WHERE task_instance.id IN (__[POSTCOMPILE_ids]) AND coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2]);

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.oracle.workers import Held, HeldExecutor
     from tests.support.postgres import Database
 
-MOVING = ("schedule", "enqueue", "executor:HeldExecutor")
+MOVING = ("schedule", "schedule:2", "enqueue", "executor:HeldExecutor")
 ROUTINES = ("create", "start", "sweep", *MOVING, *MOVING)
 """What may begin; what moves a story on is there twice."""
 STRIDES = (1, 2, 5, 40, 40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tests.support.scheduler import assembled
 
 if TYPE_CHECKING:
     from async_scheduler.assembly import Assembly
+    from async_scheduler.driver.runner import RoutineDriver
     from tests.support.postgres import Database
 
 FOUR_LANES = replace(REDESIGNED, runs_per_visit=1, visits_at_once=4)
@@ -29,19 +31,105 @@ async def know_the_dag(assembly: Assembly, run: int) -> None:
     await stages(assembly).schedule.run_once()
 
 
+def lanes(assembly: Assembly) -> list[RoutineDriver]:
+    """The drivers that visit runs."""
+    drivers = assembly.supervisor.drivers
+    return [drivers[name] for name in ("schedule", "schedule:2", "schedule:3", "schedule:4")]
+
+
+def woken(assembly: Assembly) -> list[bool]:
+    """Which of them are asked for a pass."""
+    return [lane.wakeup.is_set for lane in lanes(assembly)]
+
+
+class Held:
+    """Holds up whoever claims certain runs, until told to let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, runs: set[int]) -> None:
+        self.let_go = asyncio.Event()
+        self.entered = asyncio.Event()
+        real = running.claim_runs
+
+        async def claim(session: Any, ids: Any) -> Any:
+            if runs & set(ids):
+                self.entered.set()
+                await self.let_go.wait()
+            return await real(session, ids)
+
+        monkeypatch.setattr(schedule, "claim_runs", claim)
+
+
 async def test_each_lane_visits_a_batch_of_its_own(airflow_db: Database) -> None:
     write_dags(layered_dag("dag", [2]))
     runs = [create_run("dag", number, state=DagRunState.RUNNING).id for number in range(6)]
     async with assembled(InstantExecutor(), settings=FOUR_LANES) as assembly:
         await know_the_dag(assembly, runs[0])
-        new = stages(assembly)
-        new.dirty.mark(runs)
-        counts = [(await new.schedule.run_once()).counts["examined"] for _ in range(2)]
-    assert counts == [4, 2]
-    assert states() == {"scheduled": 12}
+        stages(assembly).dirty.mark(runs)
+        outcomes = await asyncio.gather(*(lane.run_pass() for lane in lanes(assembly)))
+    assert [outcome.counts["examined"] for outcome in outcomes] == [1, 1, 1, 1]
+    assert states() == {"scheduled": 8, "None": 4}
 
 
-async def test_what_fails_in_one_lane_is_raised_after_the_others_have_ended(
+async def test_a_long_visit_holds_up_no_other_run(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [2]))
+    runs = [create_run("dag", number, state=DagRunState.RUNNING).id for number in range(3)]
+    async with assembled(InstantExecutor(), settings=FOUR_LANES) as assembly:
+        await know_the_dag(assembly, runs[0])
+        held, (first, second, *_) = Held(monkeypatch, {runs[0]}), lanes(assembly)
+        stages(assembly).dirty.mark(runs)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(first.run_pass())
+            await held.entered.wait()
+            assert (await second.run_pass()).more
+            assert not (await second.run_pass()).more
+            assert states() == {"scheduled": 4, "None": 2}
+            held.let_go.set()
+
+
+async def test_a_run_under_visit_is_given_to_nobody_else(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [2]))
+    run = create_run("dag", state=DagRunState.RUNNING).id
+    async with assembled(InstantExecutor(), settings=FOUR_LANES) as assembly:
+        await know_the_dag(assembly, run)
+        held, (first, second, *_) = Held(monkeypatch, {run}), lanes(assembly)
+        dirty = stages(assembly).dirty
+        dirty.mark([run])
+        async with asyncio.TaskGroup() as group:
+            visit = group.create_task(first.run_pass())
+            await held.entered.wait()
+            dirty.mark([run])  # it changed again meanwhile
+            assert not (await second.run_pass()).counts
+            held.let_go.set()
+        assert visit.result().more, "whoever held it looks again"
+        assert (await first.run_pass()).counts["examined"] == 1
+
+
+async def test_lanes_are_woken_one_by_one(airflow_db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dags(layered_dag("dag", [2]))
+    runs = [create_run("dag", number, state=DagRunState.RUNNING).id for number in range(2)]
+    async with assembled(InstantExecutor(), settings=FOUR_LANES) as assembly:
+        await know_the_dag(assembly, runs[0])
+        held = Held(monkeypatch, set(runs))
+        for lane in lanes(assembly):
+            lane.wakeup.clear()
+        stages(assembly).dirty.mark(runs)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lanes(assembly)[0].run_pass())
+            await held.entered.wait()
+            assert woken(assembly) == [False, True, False, False], "a run was left"
+            group.create_task(lanes(assembly)[1].run_pass())
+            await asyncio.sleep(0)
+            assert woken(assembly) == [False, False, False, False], "none was left"
+            assembly.supervisor.wake(["schedule"])
+            assert woken(assembly) == [False, False, True, False]
+            held.let_go.set()
+
+
+async def test_what_fails_in_one_lane_does_not_keep_the_others_from_their_work(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dags(layered_dag("dag", [2]))
@@ -59,8 +147,9 @@ async def test_what_fails_in_one_lane_is_raised_after_the_others_have_ended(
         new.dirty.mark(runs)
         with monkeypatch.context() as patch:
             patch.setattr(schedule, "claim_runs", claim)
-            with pytest.raises(RuntimeError, match="planted"):
-                await new.schedule.run_once()
+            passes = (lane.routine.run_once() for lane in lanes(assembly))
+            results = await asyncio.gather(*passes, return_exceptions=True)
+        assert [type(result).__name__ for result in results] == ["Outcome", "RuntimeError", *["Outcome"] * 2]
         assert states() == {"scheduled": 4, "None": 2}
         assert runs[1] in new.dirty
         await new.schedule.run_once()

@@ -15,7 +15,7 @@ from airflow.utils.state import DagRunState
 from sqlalchemy import select, update
 
 from async_scheduler.routines.redesigned import writing
-from async_scheduler.store import scheduled
+from async_scheduler.store import candidates
 from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
 from tests.support.dags import create_run, layered_dag, write_dags
 from tests.support.executor import InstantExecutor
@@ -140,7 +140,7 @@ async def test_a_task_is_queued_after_the_places_were_counted(
     counted: list[datetime] = []
 
     async def lock(*args: Any) -> Any:
-        found = await scheduled.lock_candidates(*args)
+        found = await candidates.lock_candidates(*args)
         counted.append(datetime.now(UTC))
         return found
 

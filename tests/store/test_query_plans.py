@@ -45,7 +45,7 @@ HOT = (
     "events.reported",
     "events.reported_by_key",
     "pools.occupied",
-    "scheduled.candidates",
+    "candidates.first",
     "scheduled.queue",
     "scheduled.leftover",
     "waiting.waiting",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ class Looked:
 
 
 class DirtyRuns:
-    """Runs by id, first marked first served. Belongs to one event loop; nothing here blocks."""
+    """Runs by id, first marked first served. Belongs to one event loop; nothing here blocks.
+
+    A run that was taken is not given to anybody else before it is released, however often it is marked.
+    """
 
     def __init__(self) -> None:
         self._marked: dict[int, None] = {}
+        self._taken: set[int] = set()
         self._due: list[tuple[datetime, int]] = []
         self._due_of: dict[int, datetime] = {}
         self._known: dict[int, Known] = {}
@@ -63,16 +68,21 @@ class DirtyRuns:
             heapq.heappush(self._due, (when, run))
 
     def take(self, most: int, now: datetime) -> list[int]:
-        """Return up to *most* runs to visit now; they are no longer asked for."""
+        """Return up to *most* runs to visit now, to be released; they are no longer asked for."""
         while self._due and self._due[0][0] <= now:
             when, run = heapq.heappop(self._due)
             if self._due_of.get(run) == when:
                 del self._due_of[run]
                 self.mark([run])
-        taken = [run for run, _ in zip(self._marked, range(most), strict=False)]
+        taken = list(islice((run for run in self._marked if run not in self._taken), most))
         for run in taken:
             del self._marked[run]
+        self._taken.update(taken)
         return taken
+
+    def release(self, runs: Iterable[int]) -> None:
+        """Give up *runs*, taken before: the next to take runs may get them."""
+        self._taken.difference_update(runs)
 
     def miss(self, runs: Iterable[int]) -> None:
         """Note that *runs* could not be claimed: locked, or no longer running. See :meth:`see`."""
@@ -94,8 +104,11 @@ class DirtyRuns:
         return self.mark(looked.missed.intersection(running))
 
     def due_in(self, now: datetime) -> float | None:
-        """Return the seconds until the next run falls due, 0 if one is, None if nothing is asked for."""
-        if self._marked:
+        """Return the seconds until a run can be taken, 0 if one can, None if nothing is asked for.
+
+        Those taken already do not count: whoever releases them asks again.
+        """
+        if any(run not in self._taken for run in self._marked):
             return 0.0
         while self._due and self._due_of.get(self._due[0][1]) != self._due[0][0]:
             heapq.heappop(self._due)

@@ -22,6 +22,7 @@ from async_scheduler.database.transaction import Sessions, Transaction, after_co
 from async_scheduler.decide.admit import Admission, Candidate, TaskLimits
 from async_scheduler.driver.routine import NOTHING, Outcome
 from async_scheduler.routines.redesigned.workloads import WorkloadFactory
+from async_scheduler.store.candidates import lock_candidates
 from async_scheduler.store.pools import count_active, enter_critical_section
 from async_scheduler.store.scheduled import (
     Preassigned,
@@ -29,7 +30,6 @@ from async_scheduler.store.scheduled import (
     any_scheduled,
     fail_scheduled,
     load_limited,
-    lock_candidates,
     mark_queued,
     release_queued,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from async_scheduler.store.limits import COUNTED_RUN_TYPES, refresh_exceeding
 from async_scheduler.store.running import ClaimedRun, claim_runs, unverified_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from uuid import UUID
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
@@ -51,17 +50,20 @@ class Pass:
     handed_over: list[ClaimedRun] = field(default_factory=list)
     unplanned: list[ClaimedRun] = field(default_factory=list)
     locked: list[int] = field(default_factory=list)
+    lost_race: bool = False
 
 
 class ScheduleTaskInstances:
     """The middle of ``SchedulerJobRunner._do_scheduling`` over dirty runs, each visited to its fix point.
 
     Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED for one batch, then its task instances in the order of ids,
-    until the commit. The limit flag of dags is corrected afterwards, in a transaction of its own. Batches
-    visited at the same time have no run in common, so they lock nothing that another one wants.
+    until the commit. The limit flag of dags is corrected afterwards, in a transaction of its own.
+
+    Several passes may be under way at the same time, each a :class:`Lane`: they have no run in common, so
+    they lock nothing that another one wants, and a long visit of one run delays no other.
 
     :param batch: how many runs one transaction visits at most.
-    :param lanes: how many such transactions are open at the same time at most.
+    :param wake_another: called when a pass has left runs that another one may take at once.
     """
 
     name = "schedule"
@@ -73,62 +75,55 @@ class ScheduleTaskInstances:
         dirty: DirtyRuns,
         plans: Plans,
         batch: int,
-        lanes: int = 1,
+        wake_another: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
         self._dirty = dirty
         self._plans = plans
         self._batch = batch
-        self._lanes = lanes
+        self._wake_another = wake_another
         self._handover = Handover(scheduler, sessions)
         self._verified: dict[int, UUID] = {}
         self._layouts = Layouts()
 
     async def run_once(self) -> Outcome:
-        """Visit dirty runs, a batch in each lane; report what became of them."""
+        """Visit a batch of dirty runs; report what became of them."""
         now = timezone.utcnow()
-        batches = (self._dirty.take(self._batch, now) for _ in range(self._lanes))
-        passes = [Pass(now, ids) for ids in batches if ids]
-        if not passes:
-            return Outcome(due_in=self._dirty.due_in(now))
-        errors = await self._attempt_all(passes)
-        done = [one for one, error in zip(passes, errors, strict=True) if error is None]
+        done = Pass(now, self._dirty.take(self._batch, now))
+        due_in = self._dirty.due_in(now)
+        if not done.ids:
+            return Outcome(due_in=due_in)
+        if due_in == 0.0:
+            self._wake_another()
         try:
-            changed = [await self._follow_up(one) for one in done]
+            changed = await self._attempt(done)
+        finally:
+            self._dirty.release(done.ids)
+        return self._report(done, changed)
+
+    async def _attempt(self, done: Pass) -> bool:
+        """Visit the batch and see to what follows; return whether Airflow's code changed anything."""
+        try:
+            await self._visit_in_one_transaction(done)
+        except BaseException as error:
+            self._dirty.mark(done.ids)
+            done.lost_race = isinstance(error, LostRace)
+            if not done.lost_race:
+                raise
+            return False
+        try:
+            changed = await self._follow_up(done)
             await self._refresh_flags(done)
         except BaseException:
             # Committed, but not followed up: a look too many costs little, one too few a long time.
-            self._dirty.mark(run for one in done for run in one.ids)
-            raise
-        failed = [error for error in errors if error is not None]
-        for error in failed:
-            if not isinstance(error, LostRace):
-                raise error
-        return self._report(done, any(changed), len(failed))
-
-    async def _attempt_all(self, passes: Sequence[Pass]) -> list[Exception | None]:
-        if len(passes) == 1:
-            return [await self._attempt(passes[0])]
-        async with asyncio.TaskGroup() as group:
-            lanes = [
-                group.create_task(self._attempt(one), name=f"{self.name} {number}")
-                for number, one in enumerate(passes, start=1)
-            ]
-        return [lane.result() for lane in lanes]
-
-    async def _attempt(self, done: Pass) -> Exception | None:
-        """Visit one batch in a transaction; after an error return it, so that the other lanes go on."""
-        try:
-            async with transaction(self._sessions) as tx:
-                await self._visit(tx, done)
-        except Exception as error:
-            self._dirty.mark(done.ids)
-            return error
-        except BaseException:
             self._dirty.mark(done.ids)
             raise
-        return None
+        return changed
+
+    async def _visit_in_one_transaction(self, done: Pass) -> None:
+        async with transaction(self._sessions) as tx:
+            await self._visit(tx, done)
 
     async def _visit(self, tx: Transaction, done: Pass) -> None:
         claimed = await self._claim(tx, done.ids)
@@ -203,9 +198,8 @@ class ScheduleTaskInstances:
         await self._compile(done.unplanned)
         return changed
 
-    async def _refresh_flags(self, done: Sequence[Pass]) -> None:
-        ended = [run for one in done for run in one.ended]
-        if dag_ids := {run.dag_id for run in ended if run.run_type in COUNTED_RUN_TYPES}:
+    async def _refresh_flags(self, done: Pass) -> None:
+        if dag_ids := {run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES}:
             async with transaction(self._sessions) as tx:
                 await refresh_exceeding(tx.session, dag_ids)
 
@@ -262,26 +256,38 @@ class ScheduleTaskInstances:
             await self._plans.fetch(self._sessions, versions)
             self._dirty.mark(run.id for run in unplanned)
 
-    def _report(self, done: Sequence[Pass], changed: bool, lost_races: int) -> Outcome:
+    def _report(self, done: Pass, changed: bool) -> Outcome:
         due_in = self._dirty.due_in(timezone.utcnow())
+        if done.lost_race:
+            return Outcome({"lost_race": 1}, more=True, due_in=due_in)
         counts = {
-            "examined": sum(len(one.visited) + len(one.handed_over) for one in done),
-            "handed_over": sum(len(one.handed_over) for one in done),
-            "scheduled": sum(one.scheduled for one in done),
-            "flagged": sum(one.finished for one in done),
-            "ended": sum(len(one.ended) for one in done),
-            "locked": sum(len(one.locked) for one in done),
+            "examined": len(done.visited) + len(done.handed_over),
+            "handed_over": len(done.handed_over),
+            "scheduled": done.scheduled,
+            "flagged": done.finished,
+            "ended": len(done.ended),
+            "locked": len(done.locked),
         }
-        if lost_races:
-            counts["lost_race"] = lost_races
-        ended = bool(counts["ended"]) or changed
+        ended = bool(done.ended) or changed
         return Outcome(
             counts,
-            progressed=bool(counts["scheduled"] or counts["flagged"] or ended),
-            more=due_in == 0.0 or lost_races > 0,
+            progressed=bool(done.scheduled or done.finished or ended),
+            more=due_in == 0.0,
             wakes=("enqueue", "start", "create") if ended else ("enqueue",),
             due_in=due_in,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One of the routines that visit runs at the same time, each on a driver of its own."""
+
+    name: str
+    stage: ScheduleTaskInstances
+
+    async def run_once(self) -> Outcome:
+        """Visit a batch of dirty runs."""
+        return await self.stage.run_once()
 
 
 def _report_decisions(visited: Sequence[Visited]) -> None:

@@ -13,11 +13,13 @@ from async_scheduler.routines.redesigned.dirty import DirtyRuns
 from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances
 from async_scheduler.routines.redesigned.events import RunExecutorInSets
 from async_scheduler.routines.redesigned.probe import Probe
-from async_scheduler.routines.redesigned.schedule import ScheduleTaskInstances
+from async_scheduler.routines.redesigned.schedule import Lane, ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
 from async_scheduler.routines.redesigned.sweep import Sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
     from async_scheduler.bridge.executor_port import ExecutorPort
@@ -29,7 +31,13 @@ if TYPE_CHECKING:
 class RedesignedStages:
     """Makes the stages of one scheduler; all of them share the dirty runs and the compiled dags."""
 
-    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, settings: Settings) -> None:
+    def __init__(
+        self,
+        scheduler: SchedulerJobRunner,
+        sessions: Sessions,
+        settings: Settings,
+        wake_lane: Callable[[], None] = lambda: None,
+    ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
         self._settings = settings
@@ -43,8 +51,13 @@ class RedesignedStages:
         self.sweep = Sweep(sessions, self.dirty, self.plans, settings.examine_all_interval)
         self.probe = Probe(sessions, float(scheduler._scheduler_idle_sleep_time))
         self.schedule = ScheduleTaskInstances(
-            scheduler, sessions, self.dirty, self.plans, settings.runs_per_visit, settings.lanes
+            scheduler, sessions, self.dirty, self.plans, settings.runs_per_visit, wake_lane
         )
+        self.lanes = [
+            Lane(f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name, self.schedule)
+            for number in range(1, settings.lanes + 1)
+        ]
+        """The schedule stage once for each transaction it may have open at the same time."""
         self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch)
 
     def create(self, look_up_ahead: LookUpAhead) -> CreateDagRuns:

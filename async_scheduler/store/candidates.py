@@ -1,0 +1,183 @@
+"""The candidates of the critical section: the best of the scheduled task instances."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ARRAY, Integer, String, and_, any_, bindparam, func, not_, select, true
+from sqlalchemy import column as new_column
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from async_scheduler.decide.admit import Candidate, Starved
+from async_scheduler.store.dialect import Dialect, among, dialect_of, keyed, keys, locked, statement, still
+from async_scheduler.store.tables import DAG, INSTANCE, RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement, FromClause, Select
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+
+def _may_be_queued() -> ColumnElement[bool]:
+    """Whether a run and its dag let task instances be queued."""
+    return and_(still(RUN.c.state, ("running",)), not_(DAG.c.is_paused), DAG.c.bundle_name.is_not(None))
+
+
+def _best(source: FromClause) -> Select[Any]:
+    """The ids of the best *most* scheduled instances of running runs, from each run no more than may run.
+
+    The order is Airflow's with the id as the last word, so that the choice does not depend on the plan.
+    """
+    waiting = source.c
+    order = (waiting.priority_weight.desc(), RUN.c.logical_date, waiting.map_index, waiting.id)
+    ranked = (
+        select(
+            waiting.id,
+            waiting.priority_weight,
+            RUN.c.logical_date,
+            waiting.map_index,
+            DAG.c.max_active_tasks.label("most"),
+            func.row_number()
+            .over(partition_by=(waiting.dag_id, waiting.run_id), order_by=order)
+            .label("place"),
+        )
+        .join(RUN, and_(RUN.c.dag_id == waiting.dag_id, RUN.c.run_id == waiting.run_id))
+        .join(DAG, DAG.c.dag_id == waiting.dag_id)
+        .where(_may_be_queued())
+        .subquery("ranked")
+    ).c
+    return (
+        select(ranked.id)
+        .where(ranked.place <= ranked.most)
+        .order_by(ranked.priority_weight.desc(), ranked.logical_date, ranked.map_index, ranked.id)
+        .limit(bindparam("most", type_=Integer))
+    )
+
+
+def _best_by_run(waiting: FromClause) -> Select[Any]:
+    """The same on PostgreSQL, where each run's instances become sorted arrays first.
+
+    Runs and dags are then looked up once for each run and not for each instance: of a map 10,000 wide all
+    of them wait, and only the next few hundred are wanted.
+    """
+    c = waiting.c
+    order = (c.priority_weight.desc(), c.map_index, c.id)
+    parts = {
+        column.name: func.array_agg(aggregate_order_by(column, *order), type_=ARRAY(column.type))
+        for column in (c.id, c.priority_weight, c.map_index)
+    }
+    by_run = (
+        select(c.dag_id, c.run_id, *(part.label(name) for name, part in parts.items()))
+        .group_by(c.dag_id, c.run_id)
+        .subquery("by_run")
+    ).c
+    most = func.least(DAG.c.max_active_tasks, bindparam("most", type_=Integer))
+    columns = [new_column(name, c[name].type) for name in parts]
+    best = func.unnest(*(by_run[name][1:most] for name in parts)).table_valued(*columns, name="best")
+    best = best.render_derived()
+    return (
+        select(best.c.id)
+        .select_from(
+            by_run.id.table.join(RUN, and_(RUN.c.dag_id == by_run.dag_id, RUN.c.run_id == by_run.run_id))
+            .join(DAG, DAG.c.dag_id == by_run.dag_id)
+            .join(best, true())
+        )
+        .where(_may_be_queued())
+        .order_by(best.c.priority_weight.desc(), RUN.c.logical_date, best.c.map_index, best.c.id)
+        .limit(bindparam("most", type_=Integer))
+    )
+
+
+def _waiting(dialect: Dialect, *, filtered: bool) -> FromClause:
+    """All scheduled instances, found first and once, whatever the planner believes about their number."""
+    c = INSTANCE.c
+    query = (
+        select(c.id, c.dag_id, c.run_id, c.priority_weight, c.map_index)
+        .where(c.state == "scheduled", *(_not_starved(dialect) if filtered else ()))
+        .with_hint(INSTANCE, "USE INDEX (ti_state)", dialect_name="mysql")
+    )
+    if not dialect.is_postgresql:
+        return query.subquery("waiting")
+    return query.cte("waiting").prefix_with("MATERIALIZED")
+
+
+def _not_starved(dialect: Dialect) -> list[Any]:
+    c = INSTANCE.c
+    return [
+        not_(among(c.pool, "pools", dialect)),
+        not_(among(func.coalesce(c.executor, "", type_=String), "executors", dialect)),
+        not_(keyed((c.dag_id, c.run_id), "runs", dialect)),
+        not_(keyed((c.dag_id, c.task_id), "tasks", dialect)),
+        not_(keyed((c.dag_id, c.run_id, c.task_id), "run_tasks", dialect)),
+    ]
+
+
+def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
+    c, waiting = INSTANCE.c, _waiting(dialect, filtered=filtered)
+    query = (
+        select(
+            select(func.count()).select_from(waiting).scalar_subquery(),
+            c.id,
+            c.dag_id,
+            c.task_id,
+            c.run_id,
+            c.map_index,
+            c.pool,
+            c.pool_slots,
+            c.executor,
+            DAG.c.max_active_tasks,
+            DAG.c.has_task_concurrency_limits,
+        )
+        .join(RUN, and_(RUN.c.dag_id == c.dag_id, RUN.c.run_id == c.run_id))
+        .join(DAG, DAG.c.dag_id == c.dag_id)
+        .where(still(c.state, ("scheduled",)))
+        .order_by(c.priority_weight.desc(), RUN.c.logical_date, c.map_index, c.id)
+    )
+    if dialect.is_postgresql:
+        # As an array the ids are found once, before the rows: a join may repeat the search for each row.
+        query = query.where(c.id == any_(func.array(_best_by_run(waiting).scalar_subquery())))
+    else:
+        chosen = _best(waiting).subquery("best")
+        query = query.join(chosen, chosen.c.id == c.id)
+    return locked(query, INSTANCE, dialect, skip=True)
+
+
+@statement
+def first(dialect: Dialect) -> Select[Any]:
+    """Lock the first candidates of a critical section."""
+    return _candidates(dialect, filtered=False)
+
+
+@statement
+def more(dialect: Dialect) -> Select[Any]:
+    """Lock candidates that need none of the pools, executors, runs and tasks that have no room left."""
+    return _candidates(dialect, filtered=True)
+
+
+async def lock_candidates(
+    session: AsyncSession, most: int, starved: Starved
+) -> tuple[list[Candidate], int | None]:
+    """Lock and return at most *most* candidates, best first, none of which needs what is starved.
+
+    The second part is how many task instances wait in all, starved ones left out; None if nothing was found.
+
+    Mirrors the query of ``_executable_task_instances_to_queued``. Locks: ``task_instance`` NO KEY UPDATE SKIP
+    LOCKED, until the commit.
+    """
+    dialect = dialect_of(session)
+    if not starved.size():
+        return _counted((await session.execute(first(dialect), {"most": most})).all())
+    parameters: dict[str, Any] = {
+        "most": most,
+        "pools": sorted(starved.pools),
+        "executors": sorted(name or "" for name in starved.executors),
+        **keys("runs", sorted(starved.runs) or [("", "")], dialect),
+        **keys("tasks", sorted(starved.tasks) or [("", "")], dialect),
+        **keys("run_tasks", sorted(starved.run_tasks) or [("", "", "")], dialect),
+    }
+    return _counted((await session.execute(more(dialect), parameters)).all())
+
+
+def _counted(rows: Sequence[Any]) -> tuple[list[Candidate], int | None]:
+    return [Candidate._make(row[1:]) for row in rows], rows[0][0] if rows else None
