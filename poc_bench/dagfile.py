@@ -48,18 +48,18 @@ class BenchOperator(BaseOperator):  # type: ignore[misc]  # Airflow is untyped h
         return list(range(self.pushes)) if self.pushes is not None else None
 
 
-def build_dag(spec: DagSpec) -> DAG:
-    """Return the dag that *spec* describes."""
+def build_dag(spec: DagSpec, **options: Any) -> DAG:
+    """Return the dag that *spec* describes, with further *options* of its constructor."""
     scheduled = spec.created == "by_scheduler"
-    dag = DAG(
-        spec.dag_id,
-        schedule="@daily" if scheduled else None,
-        start_date=EPOCH,
-        end_date=EPOCH + timedelta(days=spec.runs - 1) if scheduled else None,
-        catchup=True,
-        max_active_runs=spec.max_active_runs,
-        max_active_tasks=spec.max_active_tasks,
-    )
+    known: dict[str, Any] = {
+        "schedule": "@daily" if scheduled else None,
+        "start_date": EPOCH,
+        "end_date": EPOCH + timedelta(days=spec.runs - 1) if scheduled else None,
+        "catchup": True,
+        "max_active_runs": spec.max_active_runs,
+        "max_active_tasks": spec.max_active_tasks,
+    }
+    dag = DAG(spec.dag_id, **(known | options))
     operators: dict[str, Any] = {}
     for task in spec.tasks:
         operators[task.task_id] = _operator(dag, task, operators)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.dag_processing.collection import update_dag_parsing_results_in_db
 from airflow.models.dag import DagModel
@@ -30,16 +30,21 @@ from poc_bench.past import NEWEST, PATTERN
 from poc_bench.plan import DEFAULT_POOL_SLOTS, DagSpec, Plan
 from poc_bench.workloads import sized
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from airflow.sdk import DAG
+
 BUNDLE = "dags-folder"
 MOST_PATTERN_DAGS = 10
 """The past is made of runs of so many dags."""
 
 
-def write_plan(plan: Plan, dag_file: Path) -> None:
+def write_plan(plan: Plan, dag_file: Path, build: Callable[[DagSpec], DAG] = build_dag) -> None:
     """Write pools, dags and runs of *plan*; the dags are paused and said to come from *dag_file*."""
     with create_session() as session:
         _write_pools(session, plan)
-        _write_dags(session, plan, dag_file)
+        _write_dags(session, [build(spec) for spec in plan.dags], dag_file)
     for spec in plan.dags:
         if spec.created == "beforehand":
             with create_session() as session:
@@ -55,10 +60,9 @@ def _write_pools(session: Any, plan: Plan) -> None:
         Pool.create_or_update_pool(name, slots=slots, description="", include_deferred=False, session=session)
 
 
-def _write_dags(session: Any, plan: Plan, dag_file: Path) -> None:
+def _write_dags(session: Any, dags: Sequence[DAG], dag_file: Path) -> None:
     session.merge(DagBundleModel(name=BUNDLE))
     session.flush()
-    dags = [build_dag(spec) for spec in plan.dags]
     for dag in dags:
         dag.fileloc, dag.relative_fileloc = str(dag_file), dag_file.name
     update_dag_parsing_results_in_db(

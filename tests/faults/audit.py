@@ -1,4 +1,7 @@
-"""Triggers that write down every change of state of task instances, runs and jobs, and by whom."""
+"""Triggers that write down every change of state of task instances, runs and jobs, and by whom.
+
+And every asset that was put into the queue of a dag, or taken out of it.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,13 @@ CREATE FUNCTION fault_audit_job() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     VALUES (clock_timestamp(), current_setting('application_name'), 'job', NEW.id::text,
             OLD.state, NEW.state);
     RETURN NULL; END $$;
+CREATE FUNCTION fault_audit_queue() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO fault_audit (at, who, kind, row_key, was, became)
+    VALUES (clock_timestamp(), current_setting('application_name'), 'queue',
+            COALESCE(NEW.target_dag_id, OLD.target_dag_id), OLD.created_at::text, NEW.created_at::text);
+    RETURN NULL; END $$;
+CREATE TRIGGER fault_audit AFTER INSERT OR DELETE ON asset_dag_run_queue FOR EACH ROW
+    EXECUTE FUNCTION fault_audit_queue();
 CREATE TRIGGER fault_audit AFTER UPDATE ON task_instance FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.id IS DISTINCT FROM NEW.id)
     EXECUTE FUNCTION fault_audit_ti();

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,26 +16,34 @@ from sqlalchemy.exc import DBAPIError
 
 from poc_bench import correctness
 from poc_bench.arms import ARMS
-from poc_bench.database.rows import CellDatabase, TaskInstanceRow
+from poc_bench.database.rows import CellDatabase
 from poc_bench.environment import FIXED
 from poc_bench.executor import wire
 from poc_bench.processes import Child, module
 from poc_bench.workloads import sized
 from tests.faults.audit import INSTALL, read_changes
+from tests.faults.collecting import read_consequences
 from tests.faults.invariants import Evidence, Given
 from tests.faults.schedulers import ROOT, Schedulers
+from tests.faults.watch import OURS, Watch
+from tests.faults.work import CONSUMER
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
     from poc_bench.database.address import Address
     from tests.faults.server import FaultServer
 
 SEED = 7
-SAMPLE = 0.5
-"""Seconds between two looks at who holds slots and what connections do."""
-IDLE_LIMIT = 1.0
-"""Seconds for which a scheduler's connection may be idle in a transaction."""
-OURS = "datname = current_database() AND application_name !~ '^(bench|faults)-'"
-"""The schedulers' connections in ``pg_stat_activity``."""
+RECORD = "record.jsonl"
+"""The file in a field's folder that the workers write."""
+PATIENT = 300.0
+"""Seconds within which a process has started, however busy the machine is."""
+
+LEFT = """
+SELECT (SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running'))
+           + (SELECT count(*) FROM asset_dag_run_queue),
+       (SELECT count(*) FROM dag_run WHERE dag_id <> :consumer)"""
 
 QUICK_TIMES = {
     "SCHEDULER_HEARTBEAT_SEC": "1",
@@ -53,8 +61,6 @@ QUICK_TIMES = {
 
 def environment(folder: Path, address: Address, keys: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of the field's Airflow processes."""
-    import os
-
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW_")}
     times = {f"AIRFLOW__SCHEDULER__{name}": value for name, value in QUICK_TIMES.items()}
     return {
@@ -77,52 +83,6 @@ def environment(folder: Path, address: Address, keys: Mapping[str, str]) -> dict
 
 
 @dataclass(slots=True)
-class Watch:
-    """Looks at the database now and then, whatever becomes of it, and keeps what it saw."""
-
-    database: CellDatabase
-    address: Address
-    samples: list[list[TaskInstanceRow]] = field(default_factory=list)
-    idle_in_transaction: dict[int, str] = field(default_factory=dict)
-    """Process id of a connection that idled too long, and what it had last done."""
-    most_connections: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop looking."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        engine = create_engine(
-            self.address.sync_url, connect_args={"application_name": "faults-watch"}, pool_pre_ping=True
-        )
-        idle = text(
-            f"SELECT pid, query FROM pg_stat_activity WHERE {OURS} AND state LIKE 'idle in transaction%'"
-            f" AND state_change < clock_timestamp() - interval '{IDLE_LIMIT} s'"
-        )
-        count = text(f"SELECT count(*) FROM pg_stat_activity WHERE {OURS}")
-        while not self._stop.wait(SAMPLE):
-            try:
-                self.samples.append(self.database.occupying())
-                with engine.begin() as connection:
-                    for pid, query in connection.execute(idle):
-                        self.idle_in_transaction[pid] = query
-                    found = connection.scalar(count) or 0
-                    self.most_connections = max(self.most_connections, found)
-            except DBAPIError:
-                continue  # the server is down just now
-        engine.dispose()
-
-
-@dataclass(slots=True)
 class Field:
     """One database under faults."""
 
@@ -136,6 +96,7 @@ class Field:
     watch: Watch
     oracle: correctness.EndState
     server: FaultServer
+    engine: Engine
 
     def open(self, schedulers: int, arrival_rate: float | None = None) -> None:
         """Let the work begin as soon as so many schedulers turn."""
@@ -145,20 +106,22 @@ class Field:
 
     def await_ready(self, schedulers: int) -> None:
         """Return when so many schedulers have sent a first heartbeat to their executor."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENT
         while len(list((self.folder / "ready").iterdir())) < schedulers:
             if time.monotonic() > until:
                 logs = [one.text[-2000:] for one in self.schedulers.all]
-                raise AssertionError(f"no scheduler loop after 60 s: {logs}")
+                raise AssertionError(f"no scheduler loop after {PATIENT:g} s: {logs}")
             time.sleep(0.05)
 
     @property
     def left(self) -> int:
-        """How many runs have not ended."""
+        """How many runs have not ended; those that asset events still ask for count."""
         try:
-            return self.database.unfinished_runs(sized(self.label).plan(SEED).runs)
+            with self.engine.begin() as connection:
+                open_runs, ended = connection.execute(text(LEFT), {"consumer": CONSUMER}).one()
         except DBAPIError:
             return 1
+        return int(open_runs or sized(self.label).plan(SEED).runs - ended)
 
     def wait(self, within: float) -> bool:
         """Return whether all runs end within so many seconds."""
@@ -176,9 +139,11 @@ class Field:
         engine = create_engine(self.address.sync_url, connect_args={"application_name": "faults-end"})
         leftovers += _leftovers(engine)
         changes = read_changes(engine)
+        consequences = read_consequences(engine)
         engine.dispose()
+        self.engine.dispose()
         self.workers.end()
-        lines = (self.folder / "record.jsonl").read_text().splitlines()
+        lines = (self.folder / RECORD).read_text().splitlines()
         return Evidence(
             plan=sized(self.label).plan(SEED),
             changes=changes,
@@ -190,14 +155,12 @@ class Field:
             oracle=self.oracle,
             leftovers=leftovers,
             endings=self.schedulers.bad_endings(),
+            consequences=consequences,
         )
 
 
-def _leftovers(engine: object) -> list[str]:
-    from sqlalchemy.engine import Engine
-
-    assert isinstance(engine, Engine)
-    until = time.monotonic() + 10
+def _leftovers(engine: Engine) -> list[str]:
+    until = time.monotonic() + 60
     query = text(f"SELECT application_name, state, query FROM pg_stat_activity WHERE {OURS}")
     while True:
         with engine.begin() as connection:
@@ -243,7 +206,7 @@ class Fields:
     @contextmanager
     def unjudged(self, label: str, more: Mapping[str, str]) -> Iterator[Field]:
         """Yield a field of which nobody knows how it has to end."""
-        with self._raw(sized(label).label, oracle={}, more=more) as one:
+        with self._raw(sized(label).label, oracle={}, more=more, audited=False) as one:
             yield one
 
     @contextmanager
@@ -255,6 +218,7 @@ class Fields:
         oracle: correctness.EndState,
         link: Address | None = None,
         tablespace: str = "pg_default",
+        audited: bool = True,
     ) -> Iterator[Field]:
         template = self._template(label)
         self._count += 1
@@ -263,20 +227,27 @@ class Fields:
         (folder / "ready").mkdir(parents=True)
         with ExitStack() as stack:
             address = stack.enter_context(self.server.clone(template, name, tablespace))
-            self.server.execute(INSTALL, name)
+            if audited:
+                self.server.execute(INSTALL, name)
             seen_by_schedulers = link.named_database(name) if link else address
             schedulers = Schedulers({**environment(folder, seen_by_schedulers, self._keys), **more}, folder)
             stack.callback(schedulers.close)
             schedulers.open()
-            workers = self._workers(label, address, folder)
+            workers = self._workers(label, address, folder, folder / RECORD if audited else Path(os.devnull))
             stack.callback(workers.end)
             database = CellDatabase(address)
             stack.callback(database.close)
             watch = Watch(database, address)
             stack.callback(watch.stop)
-            yield Field(label, address, folder, schedulers, workers, database, watch, oracle, self.server)
+            engine = create_engine(
+                address.sync_url, connect_args={"application_name": "faults-field"}, pool_pre_ping=True
+            )
+            stack.callback(engine.dispose)
+            yield Field(
+                *(label, address, folder, schedulers, workers, database, watch, oracle, self.server), engine
+            )
 
-    def _workers(self, label: str, address: Address, folder: Path) -> Child:
+    def _workers(self, label: str, address: Address, folder: Path, record: Path) -> Child:
         request = {
             "url": address.sync_url,
             "connect_arguments": {"application_name": "bench-workers"},
@@ -284,7 +255,7 @@ class Fields:
             "workload": label,
             "seed": SEED,
             "figures": str(folder / "workers.json"),
-            "record": str(folder / "record.jsonl"),
+            "record": str(record),
         }
         file = folder / "workers-request.json"
         file.write_text(json.dumps(request))
@@ -294,7 +265,7 @@ class Fields:
             environment(folder, address, self._keys),
             folder,
         )
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENT
         while not (folder / "socket").exists():
             if workers.exit_code is not None or time.monotonic() > until:
                 raise AssertionError(f"the workers do not start: {workers.last_line()}")
@@ -321,7 +292,7 @@ class Fields:
             self.server.execute(f"CREATE DATABASE {name} TEMPLATE fault_base")
             code = self._folder / "dags.py"
             code.write_text("# the text that is stored with the dags\n")
-            self._run(["-m", "poc_bench.seed", label, str(SEED), str(code)], name)
+            self._run(["-m", "tests.faults.seed", label, str(SEED), str(code)], name)
             self._templates[label] = name
         return self._templates[label]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.faults.scenarios import Outcome
+    from tests.faults.running import Outcome
 
 
 def earlier(folder: Path) -> list[Outcome]:
     """Return the outcomes that *folder* holds already."""
-    from tests.faults.scenarios import Outcome
+    from tests.faults.running import Outcome
 
     file = folder / "faults.json"
     if not file.exists():

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-READY_WITHIN = 120.0
+READY_WITHIN = 600.0
 CRASH = "FAULTS_CRASH"
 """The variable that names a scheduler's crash point, see :mod:`tests.faults.crashpoints`."""
 BEHAVIOUR = "FAULTS_EXECUTOR"
@@ -116,7 +117,7 @@ class Schedulers:
         """Those that have not ended."""
         return [one for one in self.all if one.code is None]
 
-    def stop(self, within: float = 40.0) -> list[str]:
+    def stop(self, within: float = 120.0) -> list[str]:
         """End all politely; return a line for each that would not end, or ended badly by itself."""
         for one in self.running:
             one.signal(signal.SIGCONT)
@@ -128,6 +129,25 @@ class Schedulers:
         for one in hanging:
             one.kill()
         return [f"scheduler {one.label} did not end within {within:g} s of SIGTERM" for one in hanging]
+
+    def endings(self) -> tuple[list[str], list[str]]:
+        """Return a line for each that nobody ended: declared dead by others; for another reason."""
+        stepped_down: list[str] = []
+        others: list[str] = []
+        for one in self.all:
+            if one.killed or one.code in (None, 0):
+                continue
+            last = (one.text.strip().splitlines() or ["nothing"])[-1]
+            fenced = "of this scheduler is" in last and "in the database" in last
+            (stepped_down if fenced else others).append(f"{one.label}: {last[-300:]}")
+        return stepped_down, others
+
+    def counts(self, prefix: str = "") -> Counter[str]:
+        """Return what all schedulers have counted, see :mod:`tests.faults.executor`."""
+        total: Counter[str] = Counter()
+        for file in self.folder.glob("counts-*.json"):
+            total.update({k: v for k, v in json.loads(file.read_text()).items() if k.startswith(prefix)})
+        return total
 
     def bad_endings(self) -> list[str]:
         """Return a line for each scheduler that nobody killed and that ended without saying why."""

@@ -11,6 +11,7 @@ import pytest
 from poc_bench.database.rows import RunRow, TaskInstanceRow
 from poc_bench.plan import DagSpec, Plan, TaskSpec
 from tests.faults.audit import Change
+from tests.faults.consequences import CallbackRow, Consequences, EventRow, LogRow
 from tests.faults.invariants import Evidence, Given, shares, violations
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -112,6 +113,65 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
 )
 def test_what_is_planted_is_found(planted: Evidence, found: str) -> None:
     assert any(found in line for line in violations(planted)), violations(planted)
+
+
+KILLED = [
+    *LIFE[:4],
+    _change(4, "running", "up_for_retry", is_id="2"),
+    *(replace(one, at=one.at + timedelta(seconds=5), is_id="2", try_number=2) for one in LIFE[2:]),
+]
+LEFT = Consequences(
+    called=frozenset({"d"}),
+    called_tasks=frozenset({("d", "t")}),
+    producer="d",
+    logs=[LogRow("state mismatch", KEY, 1), LogRow("failed", KEY, 1)],
+    callbacks=[CallbackRow("run", "d/r", None, False), CallbackRow("task", KEY, 1, False)],
+    events=[EventRow(1, NOW, "r", "asset run")],
+    windows=[("asset run", NOW + timedelta(seconds=1))],
+)
+PUT = Change(NOW, "bench", "queue", "consumer", None, None, None, None, "now", None)
+WITH_CONSEQUENCES = replace(
+    GOOD,
+    changes=[PUT, *KILLED],
+    task_instances=[replace(_ti(), try_number=2)],
+    oracle={"d/r": "success", KEY: "success, try 2"},
+    consequences=LEFT,
+)
+
+
+def test_nothing_is_found_where_everything_has_its_consequences() -> None:
+    assert violations(WITH_CONSEQUENCES) == []
+
+
+@pytest.mark.parametrize(
+    ("planted", "found"),
+    [
+        ({"logs": LEFT.logs[1:]}, "audit row lost: 'state mismatch' of d/r/t/-1, try 1"),
+        ({"logs": LEFT.logs[:1]}, "audit row lost: 'failed' of d/r/t/-1, try 1"),
+        ({"logs": [*LEFT.logs, LEFT.logs[0]]}, "audit row doubled: 2 × 'state mismatch'"),
+        ({"logs": [*LEFT.logs, LogRow("state mismatch", KEY, 2)]}, "audit row without a change"),
+        ({"callbacks": LEFT.callbacks[1:]}, "callback of a run lost: d/r, False: 0 of 1"),
+        ({"callbacks": [*LEFT.callbacks, LEFT.callbacks[0]]}, "callback of a run doubled: d/r"),
+        (
+            {"callbacks": [LEFT.callbacks[0]._replace(failure=True), LEFT.callbacks[1]]},
+            "callback of a run lost",
+        ),
+        ({"callbacks": LEFT.callbacks[:1]}, "callback of a task lost: d/r/t/-1, 1: 0 of 1"),
+        ({"callbacks": [*LEFT.callbacks, LEFT.callbacks[1]]}, "callback of a task doubled"),
+        ({"queued": 1}, "asset queue: 1 rows are left"),
+        (
+            {"windows": [], "events": [LEFT.events[0]._replace(consumed_by=None)]},
+            "1 times a run was asked for, 0",
+        ),
+        ({"events": []}, "asset event: 0 were made by r"),
+        ({"events": [*LEFT.events, LEFT.events[0]._replace(id=2)]}, "asset event: 2 were made by r"),
+        ({"events": [LEFT.events[0]._replace(consumed_by=None)]}, "was consumed by None, due by asset run"),
+        ({"events": [*LEFT.events, LEFT.events[0]]}, "was consumed by asset run, asset run"),
+    ],
+)
+def test_a_lost_or_doubled_consequence_is_found(planted: dict[str, Any], found: str) -> None:
+    seen = replace(WITH_CONSEQUENCES, consequences=replace(LEFT, **planted))
+    assert any(found in line for line in violations(seen)), violations(seen)
 
 
 def test_a_reset_allows_one_more_try() -> None:

@@ -1,34 +1,48 @@
 """The worker simulator for faulty times: it outlives the database and writes down all it was given.
 
+Some of its workers die without a word, and some of its tasks emit asset events, as the execution API does.
+
 ``python -m tests.faults.workers FILE``, with the request of :mod:`poc_bench.executor.simulator` and
 ``record``: a file of JSON lines, one for each workload that arrived and each that was started.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import signal
 import socket
 import struct
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from poc_bench.executor.simulator import TICK, Client, Simulator, Worker
 from poc_bench.executor.transitions import Row, Writer
 from poc_bench.executor.wire import Ended, Lines, Submitted
 from poc_bench.workloads import sized
+from tests.faults.work import CONSUMER, KILLED, PRODUCER
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from io import TextIOWrapper
 
+    from sqlalchemy.engine import Connection
+
     from poc_bench.plan import Plan
+
+EVENT = """
+INSERT INTO asset_event (asset_id, extra, source_dag_id, source_task_id, source_run_id, source_map_index,
+    "timestamp") SELECT id, '{}', :dag_id, :task_id, :run_id, :map_index, :now FROM asset"""
+QUEUE = """
+INSERT INTO asset_dag_run_queue (asset_id, target_dag_id, created_at)
+SELECT id, :consumer, :now FROM asset ON CONFLICT DO NOTHING"""
 
 LOST_AFTER = 5.0
 """Seconds after which a task instance that is not there any more was reset: its worker is told to end."""
@@ -58,14 +72,28 @@ class PersistentWriter(Writer):
             except DBAPIError:
                 time.sleep(0.1)
 
+    def _mark_ended(self, connection: Connection, rows: Sequence[Row], state: str) -> None:
+        super()._mark_ended(connection, rows, state)
+        for row in rows:
+            if row.dag_id == PRODUCER and state == "success":
+                _emit_event(connection, row)
+
+
+def _emit_event(connection: Connection, row: Row) -> None:
+    """Source: ``AssetManager.register_asset_change``."""
+    event = {name: getattr(row, name) for name in ("dag_id", "task_id", "run_id", "map_index")}
+    connection.execute(text(EVENT), {**event, "now": datetime.now(UTC)})
+    connection.execute(text(QUEUE), {"consumer": CONSUMER, "now": datetime.now(UTC)})
+
 
 class RecordingSimulator(Simulator):
-    """Writes down who gave it what, and what it started."""
+    """Writes down who gave it what, and what it started. The first worker of some tasks dies."""
 
     def __init__(self, writer: Writer, plan: Plan, listener: socket.socket, record: TextIOWrapper) -> None:
         super().__init__(writer, plan, listener)
         self._record = record
         self._vanished: dict[UUID, float] = {}
+        self._killed: set[tuple[object, ...]] = set()
 
     def _take(self, client: Client) -> None:
         giver = _peer(client.sock)
@@ -85,7 +113,26 @@ class RecordingSimulator(Simulator):
                 self._note("started", 0, worker.submitted)
         self._record.flush()
 
+    def _kill_batch(self) -> None:
+        """Let workers end that leave their task instance running."""
+        now = time.monotonic()
+        for due, ti_id in list(self._due):
+            worker: Worker = self._running[ti_id]
+            what = worker.submitted
+            name = (what.dag_id, what.run_id, what.task_id, what.map_index)
+            if due <= now and what.task_id in KILLED and name not in self._killed:
+                self._killed.add(name)
+                self._note("killed", 0, what)
+                self._due.remove((due, ti_id))
+                self._end(ti_id)
+        heapq.heapify(self._due)
+
+    def _end(self, ti_id: UUID) -> None:
+        worker: Worker = self._running.pop(ti_id)
+        worker.client.ended.append(Ended(worker.submitted.id, False))
+
     def _finish_batch(self) -> None:
+        self._kill_batch()
         super()._finish_batch()
         now = time.monotonic()
         late = {ti_id for due, ti_id in self._due if due < now + 2 * TICK}
@@ -101,8 +148,8 @@ class RecordingSimulator(Simulator):
         """End a worker whose task instance was reset: the execution API answers its heartbeat with 404."""
         del self._vanished[ti_id]
         self._due = [(due, one) for due, one in self._due if one != ti_id]
-        worker: Worker = self._running.pop(ti_id)
-        worker.client.ended.append(Ended(worker.submitted.id, False))
+        heapq.heapify(self._due)
+        self._end(ti_id)
 
 
 class _Noting:

@@ -1,0 +1,166 @@
+"""Several schedulers, an exchange of schedulers, executors that misbehave, and crashes at named points."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from tests.faults.crashpoints import MOMENTS
+from tests.faults.running import (
+    PATIENCE,
+    RATE,
+    Outcome,
+    Scenario,
+    finish,
+    scenario,
+    starter,
+    wait,
+)
+from tests.faults.schedulers import BEHAVIOUR, CRASH
+
+if TYPE_CHECKING:
+    from tests.faults.field import Fields
+    from tests.faults.schedulers import Scheduler
+
+FAIR_SHARE = 0.2
+"""The share of the work that each of several schedulers does at least."""
+CRASHES_WITHIN = 60.0
+"""Seconds in which a scheduler comes to its crash point, if it ever does."""
+
+
+def without_kills(label: str) -> str:
+    """Leave out the tasks whose workers die: the stock scheduler may lose the event of that (#55004)."""
+    return f"{label},kills=0"
+
+
+def _shared(schedulers: int, stock: int) -> Scenario:
+    def sharing(fields: Fields, outcome: Outcome, label: str) -> None:
+        with fields.field(without_kills(label) if stock else label) as one:
+            start = starter(one, outcome)
+            for number in range(schedulers):
+                start(f"async {number}")
+            for number in range(stock):
+                one.schedulers.start(f"stock {number}")
+            one.open(schedulers + stock, 2 * RATE)
+            began = time.monotonic()
+            wait(one, start)
+            outcome.figures["seconds of work"] = round(time.monotonic() - began, 2)
+            finish(one, outcome, start)
+            _judge_shares(outcome, schedulers + stock)
+
+    sharing.__name__ = f"{schedulers}_async" + (f"_{stock}_stock" if stock else "")
+    return scenario(sharing)
+
+
+def _judge_shares(outcome: Outcome, schedulers: int) -> None:
+    """Each does its share, unless one had to step down on a machine that is too busy."""
+    parts = outcome.figures["shares"]
+    if "stepped down, declared dead" in outcome.figures:
+        return
+    least = min(parts.values(), default=0.0) if len(parts) == schedulers else 0.0
+    if least < FAIR_SHARE:
+        outcome.violations.append(f"a scheduler did {least:.0%} of the work: {parts}")
+
+
+one_alone = _shared(1, 0)
+two_together = _shared(2, 0)
+three_together = _shared(3, 0)
+beside_the_stock_scheduler = _shared(1, 1)
+
+
+@scenario
+def rolling_switch(fields: Fields, outcome: Outcome, label: str) -> None:
+    """Stock, then async, then stock again, each started before the one before it is ended."""
+    with fields.field(without_kills(label)) as one:
+        start = starter(one, outcome)
+        current = one.schedulers.start("stock 0")
+        one.open(1, RATE)
+        for number, starting in enumerate((start, one.schedulers.start)):
+            time.sleep(1)
+            following = starting(f"switch {number}")
+            one.await_ready(number + 2)
+            time.sleep(1)
+            current.signal(signal.SIGTERM)
+            outcome.faults["scheduler exchanged"] += 1
+            current = following
+        finish(one, outcome, start)
+
+
+@scenario
+def executor_misbehaves(fields: Fields, outcome: Outcome, label: str) -> None:
+    """Executors that hang, and that report what is unknown or stale."""
+    with fields.field(label) as one:
+        starter(one, outcome, **{BEHAVIOUR: "hangs"})("hangs")
+        starter(one, outcome, **{BEHAVIOUR: "lies"})("lies")
+        one.open(2, RATE)
+        finish(one, outcome, starter(one, outcome))
+        told = one.schedulers.counts("executor ")
+        outcome.faults += told
+
+
+@scenario
+def executor_raises(fields: Fields, outcome: Outcome, label: str) -> None:
+    """An executor that raises ends its scheduler with a clear message; the next one goes on."""
+    with fields.field(label) as one:
+        start = starter(one, outcome, **{BEHAVIOUR: "raises"})
+        start("raises 0")
+        one.open(1, RATE)
+        until = time.monotonic() + PATIENCE
+        while one.left and time.monotonic() < until:
+            if not one.schedulers.running:
+                outcome.faults["executor raised"] += 1
+                start(f"raises {len(one.schedulers.all)}")
+            time.sleep(0.1)
+        for scheduler in one.schedulers.all:
+            if scheduler.code not in (None, 0) and "planted: the executor's broker" not in scheduler.text:
+                outcome.violations.append(f"{scheduler.label} does not say what its executor raised")
+        finish(one, outcome, start, may_end=True)
+
+
+ROUTINES = {
+    "redesigned": ("sweep",),
+    "upstream": (),
+}
+"""The routines that one algorithm has and the other has not."""
+COMMON = (
+    *("create", "start", "schedule", "enqueue", "executor:FaultExecutor", "deadlines", "executor_callbacks"),
+    *("connection_tests", "heartbeat", "adopt_orphans", "trigger_timeouts", "awaiting_input_timeouts"),
+    *("backfills", "lost_heartbeats", "paused_dag_runs", "stuck_in_queued", "asset_orphanage"),
+    *("unreferenced_triggers", "connection_test_reaper"),
+)
+
+
+@scenario
+def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
+    """``kill -9`` at each moment of a transaction of each routine, while another scheduler works on."""
+    points = [(routine, moment) for routine in (*COMMON, *ROUTINES[outcome.algorithm]) for moment in MOMENTS]
+    draw = random.Random(outcome.seed)
+    draw.shuffle(points)
+    with fields.field(label) as one:
+        start = starter(one, outcome)
+        start("steady")
+        one.open(1, RATE)
+        missed = []
+        for routine, moment in points:
+            point = f"{routine}|{moment}|{draw.randint(1, 3)}"
+            victim = starter(one, outcome, **{CRASH: point})(point)
+            if _ended(victim, within=CRASHES_WITHIN):
+                victim.killed = True
+                outcome.faults["crash point"] += 1
+            else:
+                victim.kill()
+                missed.append(point)
+        outcome.figures["crash points not reached"] = missed
+        outcome.violations += [f"crash point not reached: {point}" for point in missed]
+        finish(one, outcome, start)
+
+
+def _ended(scheduler: Scheduler, within: float) -> bool:
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        if scheduler.code is not None:
+            return scheduler.code == -9
+        time.sleep(0.02)
+    return False
