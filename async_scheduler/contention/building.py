@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from async_scheduler.contention import matrix, questions
-from async_scheduler.contention.census import LockedRead, locked_reads, skipped_by_routine
+from async_scheduler.contention.census import LockedRead, locked_reads, skip_events, skipped_by_routine
 from async_scheduler.contention.joining import SLACK_NS, Joiner, LedgerIndex, logged_waits, sqlite_waits
 from async_scheduler.contention.postgres_log import LoggedDeadlock, ServerLog, log_files, read_log
 from async_scheduler.contention.reading import Trace, read_trace
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Joined:
     """A trace whose lock waits have been given their parties; what the exports and the report start from.
 
-    ``waits`` are those that count: the database's from the best source there is, and our own. ``sampled`` are
-    the sampler's, also where the log is better.
+    ``waits`` are those that count: the database's from the best source there is, our own, and rows passed
+    over where a census was taken. ``sampled`` are the sampler's, also where the log is better.
     """
 
     trace: Trace
@@ -74,7 +74,8 @@ def join(trace: Trace, log: ServerLog, reads: Sequence[LockedRead] = ()) -> Join
     totals = [w for w in trace.waits if w.source == "server-total"]
     lite = sqlite_waits(trace.transactions) if _is_sqlite(trace) else []
     database = logged or sampled or totals or lite
-    return Joined(trace, log, [*database, *own], sampled, list(reads), offset)
+    skips = skip_events(reads, LedgerIndex(trace.transactions), offset, trace.statements)
+    return Joined(trace, log, [*database, *own, *skips], sampled, list(reads), offset)
 
 
 def seen_once(waits: Sequence[Wait]) -> list[Wait]:
@@ -161,8 +162,15 @@ def _skips(joined: Joined) -> list[SkipCount]:
     for routine, count in counts.items():
         count.refused = refused[routine]
         if joined.reads:
-            count.skipped = census.get(routine, (0, 0))[1]
-    return sorted(counts.values(), key=lambda c: c.routine)
+            count.skipped = census.pop(routine, (0, 0))[1]
+    return [*sorted(counts.values(), key=lambda c: c.routine), *map(_others_skips, census.items())]
+
+
+def _others_skips(counted: tuple[str, tuple[int, int]]) -> SkipCount:
+    name, (seen, skipped) = counted
+    return SkipCount(
+        routine=name, passes=0, wanted=seen, claimed=seen - skipped, skipped=skipped, refused=0, ours=False
+    )
 
 
 def _failures(joined: Joined) -> list[Failure]:

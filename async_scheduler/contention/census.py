@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from async_scheduler.contention.postgres_log import json_records, wall_ns
+from async_scheduler.contention.tables import main_table
+from async_scheduler.measure.events import LockObject, Party, Wait
 from async_scheduler.measure.statements import describe
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from async_scheduler.contention.joining import LedgerIndex
+    from async_scheduler.measure.events import StatementText
 
 SETTINGS: Mapping[str, str] = {
     "session_preload_libraries": "auto_explain",
@@ -46,6 +49,7 @@ class LockedRead:
     statement: str
     seen: int
     locked: int
+    application: str = ""
 
     @property
     def skipped(self) -> int:
@@ -78,7 +82,14 @@ def _read(record: Mapping[str, Any], text: str) -> LockedRead | None:
             # the other children are CTEs and subqueries, which are no candidates for a lock
             seen += sum(_rows(c) for c in node.get("Plans", ()) if c.get("Parent Relationship") == "Outer")
     query = describe(str(plan.get("Query Text", "")))
-    return LockedRead(int(record["pid"]), wall_ns(record["timestamp"]), query.text, seen, locked)
+    return LockedRead(
+        int(record["pid"]),
+        wall_ns(record["timestamp"]),
+        query.text,
+        seen,
+        locked,
+        str(record.get("application_name") or ""),
+    )
 
 
 def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -91,17 +102,50 @@ def _rows(node: Mapping[str, Any]) -> int:
     return round(float(node.get("Actual Rows", 0)) * float(node.get("Actual Loops", 1)))
 
 
+def skip_events(
+    reads: Iterable[LockedRead], ledger: LedgerIndex, wall_offset_ns: int, texts: dict[str, StatementText]
+) -> list[Wait]:
+    """Return a record of each read that passed rows over; the texts of their statements go to *texts*."""
+    found = []
+    for read in reads:
+        if not read.skipped or "SKIP LOCKED" not in read.statement.upper():
+            continue
+        at = read.at - wall_offset_ns
+        text, transaction = describe(read.statement), ledger.find(read.pid, at, at)
+        texts.setdefault(text.hash, text.record())
+        found.append(
+            Wait(
+                what="skip",
+                t_start=at,
+                t_end=at,
+                exactness="exact",
+                waiter=Party(
+                    pid=read.pid,
+                    process=read.application or None,
+                    statement=text.hash,
+                    routine=transaction.routine if transaction else None,
+                    transaction=transaction.number if transaction else None,
+                ),
+                source="auto_explain",
+                object=LockObject(relation=main_table(read.statement)),
+                rows=read.skipped,
+            )
+        )
+    return found
+
+
 def skipped_by_routine(
     reads: Iterable[LockedRead], ledger: LedgerIndex, wall_offset_ns: int
 ) -> dict[str, tuple[int, int]]:
-    """Return (rows seen, rows skipped) by routine; reads of others come under their absence: not at all."""
+    """Return (rows seen, rows skipped) by routine, and those of other processes by application name."""
     sums: dict[str, tuple[int, int]] = {}
     for read in reads:
         if "SKIP LOCKED" not in read.statement.upper():
             continue
         at = read.at - wall_offset_ns
         transaction = ledger.find(read.pid, at, at)
-        if transaction is not None and transaction.routine is not None:
-            seen, skipped = sums.get(transaction.routine, (0, 0))
-            sums[transaction.routine] = (seen + read.seen, skipped + read.skipped)
+        name = transaction.routine if transaction is not None else None
+        if name is not None or read.application:
+            seen, skipped = sums.get(name or read.application, (0, 0))
+            sums[name or read.application] = (seen + read.seen, skipped + read.skipped)
     return sums

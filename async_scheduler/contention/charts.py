@@ -164,7 +164,7 @@ def _stacked(
 
 def skips(report: Report) -> Figure | None:
     """Return rows got and passed over, and locks refused, per pass of each routine."""
-    counts = [c for c in report.skips if c.claimed or c.refused or c.skipped]
+    counts = [c for c in report.skips if c.passes and (c.claimed or c.refused or c.skipped)]
     if not counts:
         return None
     names = [c.routine for c in counts]

@@ -60,7 +60,10 @@ class Family(msgspec.Struct, kw_only=True):
 
 
 class Experiment(msgspec.Struct, kw_only=True):
-    """Everything measured, as ``contention.json`` in the experiment's folder."""
+    """Everything measured, as ``contention.json`` in the experiment's folder.
+
+    ``beside`` are other processes of Airflow that worked on the database meanwhile.
+    """
 
     schema: str = SCHEMA
     version: int = VERSION
@@ -69,6 +72,7 @@ class Experiment(msgspec.Struct, kw_only=True):
     machine: dict[str, str]
     families: list[Family]
     reference: str | None = None
+    beside: list[str] = []
     runs: list[RunRecord] = []
 
 

@@ -51,7 +51,8 @@ class FamilyView:
         """Return the family's report: its concurrent arm's picture, its questions against the other arms."""
         evidence, family = self._evidence, self._family
         found = evidence.report(family.concurrent, "attribution") or Report(title="")
-        found.title = f"{family.name}: {evidence.experiment.workload}"
+        beside = "".join(f", beside a {name}" for name in evidence.experiment.beside)
+        found.title = f"{family.name}: {evidence.experiment.workload}{beside}"
         found.labels = {"created": evidence.experiment.created, **evidence.experiment.machine}
         found.arms = self._arms()
         found.cells = self._cells()

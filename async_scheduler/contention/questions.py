@@ -176,11 +176,12 @@ def other_victims(report: Report) -> Question:
 
 def skipped_rows(report: Report) -> Question:
     """Question 5."""
-    wanted = sum(count.wanted for count in report.skips)
-    claimed = sum(count.claimed for count in report.skips)
-    refused = sum(count.refused for count in report.skips)
-    asking = sum(count.passes for count in report.skips if count.refused)
-    censused = [count for count in report.skips if count.skipped is not None]
+    ours = [count for count in report.skips if count.ours]
+    wanted = sum(count.wanted for count in ours)
+    claimed = sum(count.claimed for count in ours)
+    refused = sum(count.refused for count in ours)
+    asking = sum(count.passes for count in ours if count.refused)
+    censused = [count for count in ours if count.skipped is not None]
     skipped = sum(count.skipped or 0 for count in censused)
     examined = claimed + skipped
     skip_share = skipped / examined if censused and examined else None
@@ -189,6 +190,8 @@ def skipped_rows(report: Report) -> Question:
     detail = f"{wanted} rows asked for, {claimed} got; {refused} locks refused"
     if skip_share is None:
         detail += "; rows passed over need a census"
+    for other in (count for count in report.skips if not count.ours):
+        detail += f"; {other.routine} passed over {other.skipped} of {other.wanted}"
     too_many = (skip_share or 0) >= SKIPPED_TOO_MANY or refuse_share >= REFUSED_TOO_OFTEN
     if skip_share is None and not too_many:
         return question(5, figure, detail, "not measured")

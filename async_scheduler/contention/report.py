@@ -95,7 +95,10 @@ class Pair(msgspec.Struct, kw_only=True):
 
 
 class SkipCount(msgspec.Struct, kw_only=True):
-    """Rows asked for, got and passed over, and locks refused. ``skipped`` is None without a census."""
+    """Rows asked for, got and passed over, and locks refused. ``skipped`` is None without a census.
+
+    ``ours`` is False for another process, of which the census alone knows.
+    """
 
     routine: str
     passes: int
@@ -103,6 +106,7 @@ class SkipCount(msgspec.Struct, kw_only=True):
     claimed: int
     skipped: int | None
     refused: int
+    ours: bool = True
 
 
 class StatementWait(msgspec.Struct, kw_only=True):

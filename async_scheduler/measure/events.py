@@ -79,7 +79,8 @@ class StatementRun(msgspec.Struct, array_like=True, frozen=True):
 class Transaction(msgspec.Struct, tag="transaction", tag_field="kind", frozen=True, kw_only=True):
     """One transaction of this process, from its first statement to the end of its commit or rollback.
 
-    ``lock_from`` and ``lock_by`` are the start and end of the first statement that took a lock: the lock was
+    ``pool_ns`` is how long the pool let it wait for its connection, before ``start``. ``lock_from`` and
+    ``lock_by`` are the start and end of the first statement that took a lock: the lock was
     got in between. ``hold_cpu_ns`` and ``hold_busy_ns``: CPU of the owner, and of others on the same loop,
     from ``lock_by`` to the end. ``omitted`` statements beyond the cap are in ``omitted_ns`` only.
     """
@@ -93,6 +94,7 @@ class Transaction(msgspec.Struct, tag="transaction", tag_field="kind", frozen=Tr
     end: int
     outcome: Outcome
     commit_ns: int
+    pool_ns: int = 0
     lock_from: int | None = None
     lock_by: int | None = None
     lock_hash: str | None = None

@@ -63,14 +63,18 @@ class OpenTransaction:
 
 
 class Checkout:
-    """A connection in use: who took it, its backend's pid, its open transaction."""
+    """A connection in use: who took it, its backend's pid, its open transaction.
 
-    __slots__ = ("greenlet", "holder", "pid", "running", "since", "transaction")
+    ``pool_ns`` is how long the pool let its taker wait; it belongs to the first transaction.
+    """
 
-    def __init__(self, pid: int) -> None:
+    __slots__ = ("greenlet", "holder", "pid", "pool_ns", "running", "since", "transaction")
+
+    def __init__(self, pid: int, pool_ns: int = 0) -> None:
         self.holder = Holder.here()
         self.holder.pid = pid
         self.pid = pid
+        self.pool_ns = pool_ns
         self.running: Statement | None = None
         self.greenlet: greenlet.greenlet | None = None
         self.since = 0
@@ -248,6 +252,7 @@ def _record(
     end: int,
 ) -> Transaction:
     held = transaction.lock_by is not None
+    waited, checkout.pool_ns = checkout.pool_ns, 0
     cpu = activity.cpu_ns - transaction.cpu_at_lock if held and activity and activity.stepped else None
     busy = stepping.busy_ns()
     others = None
@@ -263,6 +268,7 @@ def _record(
         end=end,
         outcome=outcome,
         commit_ns=commit_ns,
+        pool_ns=waited,
         lock_from=transaction.lock_from,
         lock_by=transaction.lock_by,
         lock_hash=transaction.lock_hash,

@@ -182,7 +182,7 @@ class EngineWrappers:
             if activity is not None:
                 activity.connect_ns += other
                 activity.pool_ns += spent - other
-            ledger.checkouts[id(raw)] = Checkout(backend_pid(raw))
+            ledger.checkouts[id(raw)] = Checkout(backend_pid(raw), spent - other)
             self._taken[id(fairy._connection_record)] = id(raw)
             return fairy
 

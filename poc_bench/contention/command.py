@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from async_scheduler.contention.family import reports, with_details
 from async_scheduler.contention.page import write_page
 from async_scheduler.contention.terminal import show
 from poc_bench.contention import controls
+from poc_bench.contention.beside import COMMANDS, beside
 from poc_bench.contention.experiment import MODES, Plan, Runner, families, modes
 from poc_bench.contention.servers import SPEED, LoggingPostgres
 from poc_bench.errors import UsageError
+from poc_bench.site import Executor
 from poc_bench.workloads import sized_list
 
 if TYPE_CHECKING:
@@ -48,6 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lanes", default="1,2,4,8", metavar="N,…", help="transactions of *schedule* at once, mode lanes"
+    )
+    parser.add_argument(
+        "--beside",
+        default="",
+        metavar="P,…",
+        help=f"processes of Airflow that work on the database meanwhile: {', '.join(COMMANDS)} (none)",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=get_args(Executor),
+        default="bench",
+        help="bench: simulated workers, which pass over locked rows; local: task processes and an API server"
+        " that waits for them",
     )
     parser.add_argument("--add", action="store_true", help="add to the experiment that lies in --out")
     parser.add_argument("--seed", type=int, default=1, help="what is drawn by chance is drawn from this (1)")
@@ -88,6 +103,8 @@ def _plan(options: argparse.Namespace) -> Plan:
         timeout=options.timeout,
         lanes=tuple(int(number) for number in _numbers("--lanes", options.lanes)),
         only=tuple(name for name in options.arms.split(",") if name),
+        beside=beside(options.beside),
+        executor=options.executor,
     )
 
 

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 from async_scheduler.contention.experiment import FILE, Experiment, Family, Mode, RunRecord, read, write
 from poc_bench import correctness, machine
 from poc_bench.arms import arm as arm_named
-from poc_bench.bench import Bench
 from poc_bench.contention import server_log
+from poc_bench.contention.beside import AccompaniedBench
 from poc_bench.contention.servers import ExplainingPostgres, LoggingPostgres
 from poc_bench.database.postgres import EmbeddedPostgres
 from poc_bench.errors import CellFailure, UsageError
 from poc_bench.figures import measure
-from poc_bench.site import CellKey
+from poc_bench.site import CellKey, Executor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from poc_bench.arms import Arm
+    from poc_bench.bench import Bench
     from poc_bench.observation import Observation
     from poc_bench.workloads.model import Sized
 
@@ -76,7 +77,9 @@ class Job:
 class Plan:
     """What to measure. ``repeats`` are those of the untraced runs; the other modes run once for each arm.
 
-    ``only`` restricts the arms of the families and the reference; ``lanes`` are for the mode of that name.
+    ``only`` restricts the arms of the families and the reference; ``lanes`` are for the mode of that name;
+    ``beside`` are processes of Airflow that work on the same database meanwhile; with the executor ``local``
+    real task processes and their API server do, too.
     """
 
     workload: Sized
@@ -90,6 +93,8 @@ class Plan:
     reference: str | None = REFERENCE
     lanes: tuple[int, ...] = (1, 2, 4, 8)
     only: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    executor: Executor = "bench"
 
     def arms(self) -> list[str]:
         """Return the arms of all families, each once, and the reference."""
@@ -124,7 +129,7 @@ class Plan:
         return [(name, None) for name in self.arms()]
 
     def _key(self, name: str, rtt: float, schedulers: int, repeat: int) -> CellKey:
-        return CellKey(self.workload, arm_named(name), rtt, schedulers, repeat, self.seed)
+        return CellKey(self.workload, arm_named(name), rtt, schedulers, repeat, self.seed, self.executor)
 
 
 @dataclass
@@ -148,6 +153,7 @@ class Runner:
             machine={name: str(value) for name, value in described.items()},
             families=list(self.plan.families),
             reference=self.plan.reference,
+            beside=[*self.plan.beside, *(["api-server"] if self.plan.executor == "local" else [])],
         )
         if self.adds and (self.directory / FILE).exists():
             self._continue(read(self.directory))
@@ -170,7 +176,10 @@ class Runner:
         """
         for mode in self.plan.modes:
             counted = max((r.repeat for r in self.experiment.runs if r.mode == mode), default=0)
-            with _server(mode) as server, Bench(server, self.directory, self.plan.timeout) as bench:
+            with (
+                _server(mode) as server,
+                AccompaniedBench(server, self.directory, self.plan.timeout, self.plan.beside) as bench,
+            ):
                 for job in self.plan.jobs(mode):
                     key = replace(job.key, repeat=job.key.repeat + counted)
                     self._add(self._measure(bench, server, replace(job, key=key)))

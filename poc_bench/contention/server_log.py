@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "server.json.gz"
+KEPT = ("timestamp", "pid", "dbname", "application_name")
 LOCKS = (" still waiting for ", " acquired ", "deadlock", "connection authorized", "failed to acquire")
 
 
@@ -60,7 +61,7 @@ def _plan_only(record: dict[str, Any], message: str) -> dict[str, Any]:
     """Return a plan's record with no more of the plan than the counts of its nodes."""
     found = json.loads(message.partition("plan:")[2])
     slim = {"Query Text": masked(str(found.get("Query Text", ""))), "Plan": _counts(found["Plan"])}
-    kept: dict[str, Any] = {name: record.get(name) for name in ("timestamp", "pid", "dbname")}
+    kept: dict[str, Any] = {name: record.get(name) for name in KEPT}
     return {**kept, "message": f"duration: plan:\n{json.dumps(slim)}"}
 
 

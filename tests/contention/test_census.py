@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from async_scheduler.contention.building import build, load
+from async_scheduler.contention.matrix import label
 from async_scheduler.measure import attribution
 from async_scheduler.measure.instrument import Instrument
 from poc_bench.contention import controls
@@ -43,6 +44,14 @@ async def claim(engine: AsyncEngine, name: str, claimed: asyncio.Event, leave: a
             await leave.wait()
 
 
+async def claim_as_worker(url: str) -> None:
+    """Claim ten rows from a process that is not traced, and let them go."""
+    engine = create_async_engine(url, connect_args={"server_settings": {"application_name": "worker"}})
+    async with engine.begin() as connection:
+        await connection.execute(CLAIM)
+    await engine.dispose()
+
+
 async def test_rows_passed_over_are_counted_by_routine(
     explaining_server: ExplainingPostgres, tmp_path: Path
 ) -> None:
@@ -60,12 +69,18 @@ async def test_rows_passed_over_are_counted_by_routine(
         done = asyncio.Event()
         group.create_task(claim(engine, "second", done, leave))
         await done.wait()
+        await claim_as_worker(url)
         leave.set()
     instrument.stop()
     await engine.dispose()
-    report = build(load(tmp_path, server_logs=explaining_server.logs, database="census"))
+    joined = load(tmp_path, server_logs=explaining_server.logs, database="census")
+    skips = [wait for wait in joined.waits if wait.what == "skip"]
+    assert {(label(skip.waiter), skip.rows) for skip in skips} == {("second", 10), ("worker", 20)}
+    assert {(skip.object.relation, skip.exactness) for skip in skips} == {("item", "exact")}
+    report = build(joined)
     skipped = {count.routine: (count.claimed, count.skipped) for count in report.skips}
-    assert skipped == {"first": (10, 0), "second": (10, 10)}
+    assert skipped == {"first": (10, 0), "second": (10, 10), "worker": (10, 20)}
     question = report.questions[4]
     assert question.figure.startswith("33.3 % passed over")
+    assert question.detail.endswith("worker passed over 20 of 30"), "and it is not counted as ours"
     assert question.answer == "objection right"

@@ -121,8 +121,8 @@ async def test_wait_for_the_pool_names_its_holders(
     async def queue() -> None:
         with attribution.routine("start", iteration=2):
             waiting.set()
-            async with engine.connect():
-                pass
+            async with engine.connect() as connection:
+                await connection.execute(select(ITEM.c.id))
 
     with attribution.routine("create", iteration=1):
         held = [await engine.connect() for _ in range(4)]
@@ -139,6 +139,7 @@ async def test_wait_for_the_pool_names_its_holders(
     assert wait.outcome == "acquired"
     (iteration,) = [i for i in records.of(Iteration) if i.routine == "start"]
     assert iteration.pool_ns > 0
+    assert [transaction.pool_ns for transaction in records.of(Transaction)] == [iteration.pool_ns]
 
 
 async def test_switching_on_and_off_leaves_no_wrapper(engine: AsyncEngine, instrument: Instrument) -> None:
