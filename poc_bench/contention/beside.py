@@ -23,12 +23,15 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "triggerer": ("airflow", "triggerer", "--skip-serve-logs"),
 }
 BUSY: Mapping[str, str] = {
+    "AIRFLOW__CORE__DAG_DISCOVERY_SAFE_MODE": "False",
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "0",
     "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
     "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
     "AIRFLOW__CORE__MIN_SERIALIZED_DAG_FETCH_INTERVAL": "0",
 }
-"""Makes the DAG processor parse and write all the time, as one with many files does."""
+"""Makes the DAG processor parse and write all the time, as one with many files does; it finds dags that are
+built by code, too.
+"""
 
 
 def beside(names: str) -> tuple[str, ...]:
