@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,7 @@ from async_scheduler.contention.reading import read_trace
 from async_scheduler.measure.events import Clock, Event, LockObject, Party, Wait
 from async_scheduler.measure.instrument import Instrument
 from async_scheduler.measure.postgres_sampler import APPLICATION, ServerClock, Sightings, root_blocker
-from async_scheduler.measure.sampler import Sampler, asyncpg_arguments
+from async_scheduler.measure.sampler import BACKEND, Sampler, asyncpg_arguments
 from async_scheduler.measure.service import MeasureService
 
 if TYPE_CHECKING:
@@ -162,6 +164,25 @@ async def test_real_wait_is_seen_with_holder_table_and_name(
     assert wait.t_end - wait.t_start >= 100_000_000
     assert [h.process for h in trace.headers] == ["sampler"]
     assert trace.of(Clock)
+    both = {"sampler", BACKEND} if sys.platform == "linux" else {"sampler"}
+    assert {stopped.process for stopped in trace.stopped} == both, "what it cost, in both places"
+
+
+async def test_role_that_may_not_see_others_events_sees_their_waits(
+    named_engine: AsyncEngine, tmp_path: Path
+) -> None:
+    role = f"watcher_{uuid.uuid4().hex[:12]}"
+    async with named_engine.begin() as connection:
+        await connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+    sampler = await Sampler.start(named_engine.url.set(username=role), tmp_path)
+    holder, waiter = await contend(named_engine)
+    await sampler.stop()
+    async with named_engine.begin() as connection:
+        await connection.execute(text(f"DROP ROLE {role}"))
+    await named_engine.dispose()
+    (wait,) = [w for w in read_trace(tmp_path).waits if w.waiter.pid == waiter]
+    assert wait.root_blocker is not None
+    assert wait.root_blocker.pid == holder
 
 
 async def test_service_samples_beside_the_trace(named_engine: AsyncEngine, tmp_path: Path) -> None:
