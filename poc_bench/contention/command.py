@@ -144,6 +144,6 @@ async def _controls(folder: Path, console: Console) -> int:
 
 def _known() -> list[tuple[controls.Control, tuple[float, float], tuple[float, float]]]:
     return [
-        (controls.one_row(), (0.9, 1.1), (0.6, 1.0)),
+        (controls.one_row(hold=controls.LONG_HOLD), (0.9, 1.1), (0.6, 1.0)),
         (controls.disjoint_rows(), (3.0, float(controls.ROUTINES) + 0.5), (0.0, 0.01)),
     ]

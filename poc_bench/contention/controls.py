@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 ROUTINES = 4
 HOLD = 0.03
 """Seconds that a pass keeps its row locked, asleep in the server."""
+LONG_HOLD = 0.08
+"""The same where a share of time is asked for: the rest of a pass takes longer on a loaded machine."""
 
 TAKE = text("UPDATE item SET n = n + 1 WHERE id = :id")
 SLEEP = text("SELECT pg_sleep(:seconds)")

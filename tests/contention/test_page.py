@@ -10,7 +10,7 @@ import pytest
 
 from async_scheduler.contention.building import build, load
 from async_scheduler.contention.page import page, write_page
-from async_scheduler.contention.report import ArmFigures, Report
+from async_scheduler.contention.report import ArmFigures, CellFigures, Report
 from tests.contention.traces import two_routines, write_trace
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>start</b>"
@@ -39,6 +39,27 @@ def report(tmp_path: Path) -> Report:
         )
         for rtt in (0.0, 2.5)
     ]
+    made.cells = [
+        CellFigures(
+            arm=HOSTILE,
+            rtt_ms=0.0,
+            schedulers=2,
+            wall_s=1.0,
+            waits=3,
+            lock_s_per_item=0.001,
+            database_s_per_item=0.001,
+            lock_share=0.1,
+            loop_share=(0.1, 0.2),
+            worst=HOSTILE,
+            hold_median_ns=1e6,
+            refused=1,
+            attributed=1.0,
+            unexplained=0.01,
+            sampler_share=None,
+            sampler_cpu_share=0.01,
+        )
+    ]
+    made.quality.overhead = (1.02, 1.01, 1.03)
     return made
 
 
@@ -68,6 +89,7 @@ def test_every_section_is_there(report: Report) -> None:
         "verdict",
         "questions",
         "arms",
+        "cells",
         "matrix",
         "walls",
         "holds",
@@ -77,6 +99,10 @@ def test_every_section_is_there(report: Report) -> None:
         "quality",
     ):
         assert f'<section id="r1-{anchor}"' in text
+
+
+def test_page_tells_the_cost_of_tracing(report: Report) -> None:
+    assert "+2.0 % CPU (+1.0 to +3.0)" in page([report])
 
 
 def test_page_loads_nothing(report: Report) -> None:
