@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow.jobs.job import Job, JobState
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, select
 
 from async_scheduler.store.dialect import Dialect, dialect_of, statement
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Select
+    from sqlalchemy import Select, Table, Update
     from sqlalchemy.orm import Session
+
+JOB: Table = Job.__table__
 
 
 @statement
@@ -36,7 +38,19 @@ def read_job_state(session: Session, job: int, *, lock: bool) -> str | None:
     return state
 
 
+@statement
+def renew(dialect: Dialect) -> Update:
+    """Make a job running, alive at ``now``. Parameters ``job``, ``now``."""
+    values = {
+        "state": JobState.RUNNING,
+        "latest_heartbeat": bindparam("now", type_=JOB.c.latest_heartbeat.type),
+    }
+    return JOB.update().where(JOB.c.id == bindparam("job")).values(values)
+
+
 def renew_job(session: Session, job: int, now: datetime) -> None:
-    """Make *job* running with a heartbeat of *now*, whatever others have made of it. It must own no work."""
-    values = {"state": JobState.RUNNING, "latest_heartbeat": now}
-    session.execute(update(Job).where(Job.id == job).values(values))
+    """Make *job* running with a heartbeat of *now*, whatever others have made of it. It must own no work.
+
+    Locks: its row; waits.
+    """
+    session.execute(renew(dialect_of(session)), {"job": job, "now": now})

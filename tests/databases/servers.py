@@ -130,6 +130,14 @@ class Postgres:
         """Return one of its databases, by the unix socket."""
         return Named(self.url("psycopg2", database), self.url("asyncpg", database))
 
+    def answers(self) -> bool:
+        """Whether it lets somebody in yet."""
+        try:
+            self.run("SELECT 1")
+        except psycopg2.OperationalError:
+            return False
+        return True
+
     def run(self, statement: str) -> None:
         """Run *statement* as the superuser."""
         with closing(psycopg2.connect(host=self.directory, port=self.port, user="postgres")) as connection:
@@ -137,8 +145,14 @@ class Postgres:
             connection.cursor().execute(statement)
 
 
+POSTGRES_PROGRAMS = "TEST_POSTGRES_PROGRAMS"
+"""The variable that names the folder with the programs of another PostgreSQL than the installed one."""
+
+
 def postgres_program(name: str) -> str:
     """Return the path of one of PostgreSQL's programs, of the newest release installed."""
+    if chosen := os.environ.get(POSTGRES_PROGRAMS):
+        return str(Path(chosen) / name)
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
     return program(name, "postgresql", *reversed(installed))
 
@@ -152,7 +166,18 @@ def postgres_server(settings: dict[str, str], hba: str, files: dict[str, Path]) 
         data, port, log = root / "data", free_port(), root / "log"
         (root / "password").write_text("secret")
         subprocess.run(
-            [initdb, "-D", data, "-U", "postgres", "-A", "trust", "-N", "--pwfile", root / "password"],
+            [
+                initdb,
+                "-D",
+                data,
+                "-U",
+                "postgres",
+                "--auth-local=trust",
+                "--auth-host=scram-sha-256",
+                "-N",
+                "--pwfile",
+                root / "password",
+            ],
             check=True,
             capture_output=True,
             cwd=root,
@@ -171,10 +196,10 @@ def postgres_server(settings: dict[str, str], hba: str, files: dict[str, Path]) 
         }
         with (data / "postgresql.conf").open("a") as config:
             config.writelines(f"{name} = {value}\n" for name, value in lines.items())
-        asked = [postgres_program("pg_isready"), "-q", "-h", str(root), "-p", str(port)]
+        started = Postgres(root, port, log)
         with running([server, "-D", str(data)], account, log, root / f".s.PGSQL.{port}"):
-            wait_until(lambda: subprocess.run(asked, check=False).returncode == 0)
-            yield Postgres(root, port, log)
+            wait_until(started.answers)
+            yield started
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 OBSERVE = """
 SELECT count(*), coalesce(max(extract(epoch FROM clock_timestamp() - state_change))
                           FILTER (WHERE state LIKE 'idle in transaction%%'), 0)
-FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()
+FROM pg_stat_activity
+WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
 PAUSE = 0.02
 LONGEST_IDLE = 1.0

@@ -65,7 +65,10 @@ async def test_every_statement_runs(
 
 @pytest.fixture(scope="module")
 def debians(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """Debian's PostgreSQL, an older release than the embedded one, with Airflow's schema in a template."""
+    """Debian's PostgreSQL, an older release than the embedded one, with Airflow's schema in a template.
+
+    Or another one: see ``POSTGRES_PROGRAMS``.
+    """
     with postgres_server({}, "", {}) as server:
         server.run("CREATE DATABASE template")
         migrate(server.named("template"), tmp_path_factory.mktemp("home"))
@@ -79,6 +82,18 @@ def on_debians(debians: Postgres) -> Iterator[Postgres]:
     debians.run("CREATE DATABASE fresh TEMPLATE template")
     with airflow_on(debians.named("fresh")):
         yield debians
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_every_statement_runs_on_debians_server(
+    on_debians: Postgres, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow import settings
+
+    monkeypatch.setattr(settings, "SQL_ALCHEMY_CONN_ASYNC", on_debians.url(driver, "fresh"))
+    outcome = await run_all()
+    assert outcome
+    assert {name: error for name, error in outcome.items() if error} == {}
 
 
 @pytest.mark.parametrize(
