@@ -12,7 +12,7 @@ import httpx
 from async_scheduler.devcluster.expectations import RunRecord, TaskRecord
 
 PAGE = 100
-TIMEOUT = 30.0
+TIMEOUT = 120.0
 
 
 class AirflowApi:

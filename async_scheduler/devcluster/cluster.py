@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Scheduler = Literal["async", "sync"]
 SCHEDULER_FLAGS: dict[Scheduler, str] = {"async": "--async", "sync": ""}
-START_TIMEOUT = 180.0
+START_TIMEOUT = 600.0
 POLL_INTERVAL = 1.0
 CHECKOUT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from async_scheduler.devcluster.problem import ClusterProblem
 if TYPE_CHECKING:
     from async_scheduler.devcluster.screen import Screen
 
-PARSE_TIMEOUT = 120.0
+PARSE_TIMEOUT = 600.0
 POLL_INTERVAL = 1.5
 
 
