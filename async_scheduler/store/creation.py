@@ -296,7 +296,14 @@ def _arrays(table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -
 
 def _encoded(carriers: Sequence[dict[str, str]]) -> list[str]:
     """Return carriers as their column's type stores them: Airflow's serialization of a dictionary."""
-    return [json.dumps({"__var": carrier, "__type": "dict"}) for carrier in carriers]
+    encoded: list[str] = []
+    before: dict[str, str] | None = None
+    for carrier in carriers:
+        # Without tracing all instances of a run have its carrier.
+        again = carrier is before
+        encoded.append(encoded[-1] if again else json.dumps({"__var": carrier, "__type": "dict"}))
+        before = carrier
+    return encoded
 
 
 def _as_rows(new: NewInstances, unixname: str, now: datetime) -> Iterator[dict[str, Any]]:

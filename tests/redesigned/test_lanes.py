@@ -129,6 +129,25 @@ async def test_lanes_are_woken_one_by_one(airflow_db: Database, monkeypatch: pyt
             held.let_go.set()
 
 
+async def test_a_large_run_is_visited_alone(airflow_db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dags(layered_dag("small", [2]), layered_dag("large", [4]))
+    large = create_run("large", state=DagRunState.RUNNING).id
+    small = [create_run("small", number, state=DagRunState.RUNNING).id for number in range(2)]
+    monkeypatch.setattr(schedule, "LARGE", 4)
+    settings = replace(FOUR_LANES, runs_per_visit=3)
+    async with assembled(InstantExecutor(), settings=settings) as assembly:
+        dirty, visit = stages(assembly).dirty, stages(assembly).schedule.run_once
+        dirty.mark([large, *small])
+        await visit()  # reads the dags
+        first, second, third = await visit(), await visit(), await visit()
+        assert [one.counts.get("examined") for one in (first, second, third)] == [2, 1, None]
+        assert (first.counts["scheduled"], second.counts["scheduled"]) == (4, 4)
+        assert first.more
+        dirty.mark([*small, large])
+        assert [(await visit()).counts["examined"] for _ in range(2)] == [2, 1], "known to be large"
+    assert states() == {"scheduled": 8}
+
+
 async def test_what_fails_in_one_lane_does_not_keep_the_others_from_their_work(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

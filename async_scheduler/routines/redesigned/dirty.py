@@ -36,12 +36,14 @@ class Looked:
 class DirtyRuns:
     """Runs by id, first marked first served. Belongs to one event loop; nothing here blocks.
 
-    A run that was taken is not given to anybody else before it is released, however often it is marked.
+    A run that was taken is not given to anybody else before it is released, however often it is marked. One
+    that is kept apart, as its visit takes long, is taken with no other.
     """
 
     def __init__(self) -> None:
         self._marked: dict[int, None] = {}
         self._taken: set[int] = set()
+        self._apart: set[int] = set()
         self._due: list[tuple[datetime, int]] = []
         self._due_of: dict[int, datetime] = {}
         self._known: dict[int, Known] = {}
@@ -74,11 +76,19 @@ class DirtyRuns:
             if self._due_of.get(run) == when:
                 del self._due_of[run]
                 self.mark([run])
-        taken = list(islice((run for run in self._marked if run not in self._taken), most))
+        free = [run for run in self._marked if run not in self._taken]
+        if free and free[0] in self._apart:
+            taken = free[:1]
+        else:
+            taken = list(islice((run for run in free if run not in self._apart), most))
         for run in taken:
             del self._marked[run]
         self._taken.update(taken)
         return taken
+
+    def keep_apart(self, runs: Iterable[int]) -> None:
+        """Let *runs* be taken alone from now on, until they are forgotten."""
+        self._apart.update(runs)
 
     def release(self, runs: Iterable[int]) -> None:
         """Give up *runs*, taken before: the next to take runs may get them."""
@@ -101,6 +111,7 @@ class DirtyRuns:
         for run in looked.known.difference(running):
             self._known.pop(run, None)
             self._due_of.pop(run, None)
+            self._apart.discard(run)
         return self.mark(looked.missed.intersection(running))
 
     def due_in(self, now: datetime) -> float | None:
@@ -139,3 +150,4 @@ class DirtyRuns:
         self._known.pop(run, None)
         self._due_of.pop(run, None)
         self._marked.pop(run, None)
+        self._apart.discard(run)

@@ -21,7 +21,7 @@ from async_scheduler.store.expansion import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from async_scheduler.routines.redesigned.visiting import Visited
 
 log = logging.getLogger(__name__)
+
+SLICE = 1000
+"""New task instances put together at a stretch, which takes a few milliseconds, and inserted at once."""
 
 unixname = cache(getuser)
 
@@ -56,14 +59,11 @@ async def write_expansions(session: AsyncSession, visited: Sequence[Visited], no
     growing = [instance for instance, (_, length) in lengths.items() if length]
     _require(await mark_first(session, growing) if growing else 0, growing)
     await _end(session, {instance: length for instance, (_, length) in lengths.items() if not length})
-    new = NewInstances()
-    for instance in growing:
-        one, length = lengths[instance]
-        if rows[instance].dag_version_id is None:
-            raise LostRace("task_instance", 1)
-        _add(new, rows[instance], _template(one, rows[instance].task_id), int(length or 0))
-    await insert_instances(session, new, unixname(), now)
-    return len(new.ids) + len(lengths) - len(growing)
+    added = 0
+    for new in _slices([(rows[instance], *lengths[instance]) for instance in growing]):
+        await insert_instances(session, new, unixname(), now)
+        added += len(new.ids)
+    return added + len(lengths) - len(growing)
 
 
 async def _end(session: AsyncSession, lengths: dict[UUID, int | None]) -> None:
@@ -85,20 +85,40 @@ def _template(one: Visited, task_id: str) -> TaskTemplate:
     return next(template for template in one.compiled.templates or () if template.task_id == task_id)
 
 
-def _add(new: NewInstances, row: UnexpandedRow, template: TaskTemplate, length: int) -> None:
-    """Add the instances after the first, which is the unexpanded one itself."""
-    if length < 2:
-        return
+def _slices(growing: Sequence[tuple[UnexpandedRow, Visited, int | None]]) -> Iterator[NewInstances]:
+    """Yield the instances after the first of each, which is the unexpanded one itself.
+
+    :raises LostRace: for one whose dag version was deleted.
+    """
+    new = NewInstances()
+    for row, one, length in growing:
+        if row.dag_version_id is None:
+            raise LostRace("task_instance", 1)
+        template, carriers = _template(one, row.task_id), child_carriers(row.run_carrier or {})
+        for first in range(1, length or 0, SLICE):
+            _add(new, row, template, carriers, range(first, min(first + SLICE, length or 0)))
+            if len(new.ids) >= SLICE:
+                yield new
+                new = NewInstances()
+    yield new
+
+
+def _add(
+    new: NewInstances,
+    row: UnexpandedRow,
+    template: TaskTemplate,
+    carriers: Iterator[dict[str, str]],
+    map_indexes: range,
+) -> None:
     assert row.dag_version_id is not None
     new.runs.append((row.dag_id, row.run_id, row.dag_version_id))
     new.templates.append(_columns(template))
-    carriers = child_carriers(row.run_carrier or {})
-    for index in range(1, length):
+    new.map_indexes += map_indexes
+    for _ in map_indexes:
         new.ids.append(uuid7())
-        new.run_numbers.append(len(new.runs))
-        new.template_numbers.append(len(new.templates))
-        new.map_indexes.append(index)
         new.carriers.append(next(carriers))
+    new.run_numbers += [len(new.runs)] * len(map_indexes)
+    new.template_numbers += [len(new.templates)] * len(map_indexes)
 
 
 def _columns(template: TaskTemplate) -> tuple[Any, ...]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from async_scheduler.plans.cache import CompiledDag, Plans
 
+LARGE = 1000
+"""A run with so many task instances is visited alone, so that no other waits for its statements."""
 BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
 """A run held back by the run before it is looked at again after this, should nobody report a change."""
 
@@ -50,6 +52,7 @@ class Pass:
     handed_over: list[ClaimedRun] = field(default_factory=list)
     unplanned: list[ClaimedRun] = field(default_factory=list)
     locked: list[int] = field(default_factory=list)
+    put_off: list[int] = field(default_factory=list)
     lost_race: bool = False
 
 
@@ -133,6 +136,7 @@ class ScheduleTaskInstances:
             visited, strange = await visit(tx.session, part, done.now, self._layouts)
             done.visited += visited
             done.handed_over += strange
+        self._put_off_large(done)
         if not done.visited:
             return
         expanded = await write_expansions(tx.session, done.visited, done.now)
@@ -140,6 +144,13 @@ class ScheduleTaskInstances:
         done.scheduled, done.finished = written.scheduled, written.finished + expanded
         done.complete = written.complete
         await self._end(tx, done)
+
+    def _put_off_large(self, done: Pass) -> None:
+        large = [one.run.id for one in done.visited if one.size >= LARGE]
+        self._dirty.keep_apart(large)
+        if large and len(done.visited) > 1:
+            done.put_off = large
+            done.visited = [one for one in done.visited if one.size < LARGE]
 
     async def _claim(self, tx: Transaction, ids: Sequence[int]) -> list[ClaimedRun]:
         return await claim_runs(tx.session, ids)
@@ -206,6 +217,7 @@ class ScheduleTaskInstances:
     def _plan_next_visits(self, done: Pass) -> None:
         dirty = self._dirty
         dirty.miss(done.locked)
+        dirty.mark(done.put_off)
         for run in done.locked:
             self._verified.pop(run, None)
         ended = {run.id for run in done.ended}

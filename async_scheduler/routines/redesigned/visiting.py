@@ -61,6 +61,11 @@ class Visited:
     seconds: float
     """How long the decision took."""
 
+    @property
+    def size(self) -> int:
+        """How many task instances the run has, those included that its mapped tasks are about to get."""
+        return len(self.states_before) + sum(length or 0 for length in self.outcome.expanded.values())
+
     def ids_at(self, positions: Collection[int]) -> list[UUID]:
         """Return the ids of the task instances at *positions*, unfinished before the visit."""
         return [instance for position in positions if (instance := self.ids[position]) is not None]
