@@ -68,10 +68,12 @@ browser:
 
 servers: $(READY)
 	@command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || exit 0; \
-	ls /usr/lib/postgresql/*/bin/initdb /usr/sbin/pgbouncer /usr/sbin/mariadbd /usr/bin/mariadb_config /usr/bin/faketime >/dev/null 2>&1 || { \
-	    echo "Installing Debian's PostgreSQL, PgBouncer, MariaDB and faketime: some tests start servers of their own"; \
+	ls /usr/lib/postgresql/*/bin/initdb /usr/sbin/pgbouncer /usr/sbin/mariadbd /usr/bin/mariadb_config /usr/bin/redis-server \
+	    /usr/bin/redis-cli /usr/bin/faketime >/dev/null 2>&1 || { \
+	    echo "Installing Debian's PostgreSQL, PgBouncer, MariaDB, Redis and faketime: some tests start servers of their own"; \
 	    apt-get update -q >/dev/null && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
-	        --no-install-recommends postgresql pgbouncer mariadb-server libmariadb-dev pkg-config gcc faketime >/dev/null; }; \
+	        --no-install-recommends postgresql pgbouncer mariadb-server libmariadb-dev pkg-config gcc redis-server faketime \
+	        >/dev/null; }; \
 	$(BIN)/python -c 'import MySQLdb' 2>/dev/null || $(BIN)/python -m pip install -qq 'mysqlclient>=2.2,<3' \
 	    || echo 'mysqlclient cannot be built: the tests of MariaDB are skipped'
 

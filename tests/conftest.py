@@ -41,6 +41,7 @@ os.environ.update(
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
 )
 
+from async_scheduler.devcluster.data_directory import DataDirectory  # noqa: E402
 from tests.support.postgres import Database, Server  # noqa: E402
 
 
@@ -82,3 +83,13 @@ def airflow_db(database: Database) -> Iterator[Database]:
 
     with airflow_on(database):
         yield database
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Iterator[DataDirectory]:
+    """One data directory for all tests with real processes: Airflow's schema is made there once.
+
+    They run one after another, in one worker (``xdist_group``), because two cores carry one cluster.
+    """
+    with tempfile.TemporaryDirectory(prefix="cluster-") as path:
+        yield DataDirectory(Path(path))

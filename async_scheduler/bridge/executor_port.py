@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ class ExecutorPort:
         self.events: Events = {}
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._thread = PurposeThread(f"executor-{self.name}")
+        self._thread = PurposeThread(f"executor-{self.name}", partial(_settle_in, executor))
         self._workloads: deque[Any] = deque()
         self._calls: deque[Callable[[], object]] = deque()
         # Written by the executor's thread, so that nothing is lost with a beat nobody waits for any more.
@@ -217,6 +218,17 @@ class ExecutorPort:
     def close(self) -> None:
         """Let go of the thread."""
         self._thread.close()
+
+
+def _settle_in(executor: BaseExecutor) -> None:
+    """Make the calling thread one on which *executor* works as on the one that it was made on.
+
+    Celery has a current app for each thread; CeleryExecutor relies on it when it adopts, and meets an app
+    without a result backend where it is not set.
+    """
+    app = getattr(executor, "celery_app", None)
+    if app is not None:
+        app.set_current()
 
 
 def _display_name(executor: BaseExecutor) -> str:

@@ -24,8 +24,10 @@ class PurposeThread:
     process from ending.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, begin: Callable[[], object] | None = None) -> None:
+        """Make a thread, which starts with the first call; *begin* is called on it before all others."""
         self.name = name
+        self._begin = begin
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -57,6 +59,8 @@ class PurposeThread:
         self._jobs.put(None)
 
     def _work(self) -> None:
+        if self._begin is not None:
+            self._begin()
         while job := self._jobs.get():
             future, function = job
             if future.set_running_or_notify_cancel():

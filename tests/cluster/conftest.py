@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from async_scheduler.devcluster.data_directory import DataDirectory
-
 
 @pytest.fixture
 def server_home() -> Iterator[Path]:
@@ -20,13 +18,3 @@ def server_home() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="cluster-") as path:
         yield Path(path)
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Iterator[DataDirectory]:
-    """One data directory for all tests with real processes: Airflow's schema is made there once.
-
-    They run one after another, in one worker (``xdist_group``), because two cores carry one cluster.
-    """
-    with tempfile.TemporaryDirectory(prefix="cluster-") as path:
-        yield DataDirectory(Path(path))

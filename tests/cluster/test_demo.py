@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -58,10 +58,21 @@ def processes_of(process: subprocess.Popen[str], data: DataDirectory) -> list[ps
     return [*psutil.Process(process.pid).children(recursive=True), psutil.Process(server)]
 
 
+def listening_on(processes: list[psutil.Process]) -> set[str]:
+    """Return the addresses on which *processes* take TCP connections."""
+    addresses = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            sockets = process.net_connections("inet")
+            addresses |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+    return addresses
+
+
 def test_every_dag_ends_as_declared_and_nothing_is_left(shared_data: DataDirectory) -> None:
     with demo(shared_data) as process:
         read_until(process, TRIGGERED)
         started = processes_of(process, shared_data)
+        assert listening_on(started) == {"127.0.0.1"}, "the API server alone, for nobody else"
         output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Every run ended as expected." in output

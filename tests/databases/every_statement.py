@@ -79,7 +79,7 @@ def names(dialect: Dialect) -> list[str]:
 
 async def run_all(**options: Any) -> dict[str, str]:
     """Run each statement; return what went wrong, by name, empty for those that ran."""
-    engine = create_engine(1, 10.0, **options)
+    engine = create_engine(1, 300.0, **options)
     outcome = {}
     try:
         async with new_session(engine) as session:

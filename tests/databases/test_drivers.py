@@ -33,7 +33,7 @@ def run_by(driver: str, url: str, algorithm: Algorithm, monkeypatch: pytest.Monk
     from airflow import settings
 
     monkeypatch.setattr(settings, "SQL_ALCHEMY_CONN_ASYNC", url)
-    assert create_engine(1, 10.0).dialect.driver == driver
+    assert create_engine(1, 300.0).dialect.driver == driver
     write_workload()
     run_ours(Settings(algorithm=algorithm, executor_poll_interval=0.02))
     return end_states()

@@ -84,7 +84,7 @@ async def engine(database: MariaDB, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     from airflow import settings
 
     monkeypatch.setattr(settings, "SQL_ALCHEMY_CONN_ASYNC", database.url("aiomysql"))
-    engine = create_engine(4, 10.0)
+    engine = create_engine(4, 300.0)
     yield engine
     await engine.dispose()
 

@@ -92,17 +92,17 @@ async def test_a_pooler_is_found_out_by_itself(
     from airflow import settings
 
     monkeypatch.setattr(settings, "SQL_ALCHEMY_CONN_ASYNC", airflow_db.url(driver))
-    assert not await finds_pooler(10.0)
+    assert not await finds_pooler(300.0)
     with pgbouncer(airflow_db.socket_dir, airflow_db.name, SERVERS) as started:
         monkeypatch.setattr(settings, "SQL_ALCHEMY_CONN_ASYNC", started.url(driver))
-        assert await finds_pooler(10.0)
+        assert await finds_pooler(300.0)
 
 
 async def test_autocommit_reads_work_on_any_server(behind: PgBouncer) -> None:
     """The secrets chain reads in autocommit mode: two messages of one statement may meet two servers."""
     from sqlalchemy import text
 
-    engine = create_engine(8, 10.0, pgbouncer=True, reads_only=True)
+    engine = create_engine(8, 300.0, pgbouncer=True, reads_only=True)
     options = {"isolation_level": "AUTOCOMMIT"}
 
     async def read(number: int) -> int:

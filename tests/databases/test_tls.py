@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.databases.servers import Postgres, postgres_server
 from tests.support.ports import LOOPBACK, free_port
 
 DRIVERS = ("asyncpg", "psycopg")
-TIMEOUT = 30.0
+TIMEOUT = 300.0
 ANOTHER = "127.0.0.2"
 """An address of the server that is not in its certificate."""
 HBA = """
@@ -187,7 +188,17 @@ async def test_the_first_of_several_hosts_that_will_do_is_taken(
     nobody = free_port()
     hosts = f"host={LOOPBACK}:{nobody}&host={LOOPBACK}:{server.port}"
     url = f"postgresql+{driver}://postgres:secret@/postgres?{hosts}&target_session_attrs=read-write"
-    assert await ask(f"{url}&connect_timeout=5", "SELECT inet_server_port()", monkeypatch) == server.port
+    assert await ask(f"{url}&connect_timeout=300", "SELECT inet_server_port()", monkeypatch) == server.port
+
+
+async def test_a_host_that_does_not_answer_is_waited_for_as_long_as_asked(
+    driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        url = f"postgresql+{driver}://postgres:secret@{LOOPBACK}:{silent.getsockname()[1]}/postgres"
+        with pytest.raises(DatabaseUnreachable) as refused:
+            await probe(f"{url}?connect_timeout=1", monkeypatch)
+    assert "secret" not in str(refused.value)
 
 
 async def test_no_host_that_will_do(server: Postgres, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,8 +210,6 @@ async def test_no_host_that_will_do(server: Postgres, driver: str, monkeypatch: 
 async def test_keepalives_are_set_on_asyncpgs_socket(
     server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket
-
     from airflow import settings
 
     query = "sslmode=require&keepalives_idle=77"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def engine(airflow_db: Database) -> AsyncIterator[AsyncEngine]:
-    engine = create_engine(pool_size=2, pool_timeout=10)
+    engine = create_engine(pool_size=2, pool_timeout=300)
     yield engine
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     await engine.dispose()

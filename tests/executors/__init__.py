@@ -1,0 +1,1 @@
+"""Executors that Airflow users run, with real brokers, workers and tasks."""
