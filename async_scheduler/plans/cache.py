@@ -102,7 +102,7 @@ class Plans:
             compiled = await self._tried(row)
             if isinstance(compiled, CompiledDag):
                 self._compiled[row.dag_version_id] = compiled
-            elif compiled is not None:
+            elif compiled is not None and row.dag_version_id not in self._absent:
                 log.error("Failed to deserialize DAG %r", row.dag_id, exc_info=compiled)
         for version in wanted:
             if version in self._compiled:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow._shared.observability.metrics import stats
 from airflow._shared.timezones import timezone
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
 
     from async_scheduler.bridge.threads import PurposeThread
     from async_scheduler.database.fence import Fence
+
+
+@contextmanager
+def _without_sleep(job: Any) -> Iterator[None]:
+    """Let Airflow's heartbeat write at once: it would sleep until a beat is due by the clock of that moment.
+
+    The job's row is locked meanwhile, and a clock set back just now would make that an hour.
+    """
+    rate, job.heartrate = job.heartrate, float("-inf")
+    try:
+        yield
+    finally:
+        job.heartrate = rate
 
 
 class SendHeartbeat:
@@ -58,7 +73,8 @@ class SendHeartbeat:
             with create_session() as session:
                 self._fence.confirm(session, lock=due)
                 if due:
-                    perform_heartbeat(job, self._scheduler.heartbeat_callback, only_if_necessary=False)
+                    with _without_sleep(job):
+                        perform_heartbeat(job, self._scheduler.heartbeat_callback, only_if_necessary=False)
             if due:
                 self._fence.beaten(age)
         except OperationalError:

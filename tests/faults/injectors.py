@@ -207,6 +207,7 @@ class LockRows(Injector):
         for (row,) in cursor.fetchall():
             cursor.execute(f"SELECT 1 FROM {table} WHERE {key} = %s FOR UPDATE", (row,))
             self.pause(0.03)
+        self.pause(self.random.choice((0.0, 1.0)))
 
 
 class KillSchedulers(Injector):

@@ -79,6 +79,7 @@ def _watch(one: Field, process: psutil.Process, seen: Soak) -> None:
         with engine.begin() as connection:
             done = connection.scalar(ended) or 0
         seen.samples.append((done, round(process.memory_info().rss / 2**20, 1)))
+        print(*seen.samples[-1], flush=True)  # noqa: T201
         if done >= seen.task_instances:
             break
         time.sleep(max(LOOK, seen.task_instances / 200_000))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.jobs import job
 from airflow.jobs.job import Job, JobState
 from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
@@ -187,6 +188,19 @@ async def test_heartbeat_goes_on_when_the_clock_is_set_back(runner: SchedulerJob
     heartbeat = SendHeartbeat(runner, PurposeThread("heartbeat"), Fence(runner.job.id, THRESHOLD))
     await asyncio.wait_for(heartbeat.run_once(), 30)
     assert runner.job.latest_heartbeat < future - timedelta(minutes=59)
+
+
+async def test_heartbeat_does_not_sleep_when_the_clock_is_set_back_meanwhile(
+    runner: SchedulerJobRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's own would, with the job's row locked, and no other scheduler could take over its work."""
+    runner.job.latest_heartbeat = datetime.now(UTC) - timedelta(hours=1)
+    monkeypatch.setattr(job.timezone, "utcnow", lambda: datetime.now(UTC) - timedelta(hours=2))
+    monkeypatch.setattr(SendHeartbeat, "_seconds_since_beat", lambda _: 3600.0)
+    rate = runner.job.heartrate
+    heartbeat = SendHeartbeat(runner, PurposeThread("heartbeat"), Fence(runner.job.id, THRESHOLD))
+    await asyncio.wait_for(heartbeat.run_once(), 60)
+    assert runner.job.heartrate == rate
 
 
 async def test_nothing_is_handed_over_while_the_fence_is_stale(airflow_db: Database) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FAIR_SHARE = 0.2
 """The share of the work that each of several schedulers does at least."""
+CRASH_RATE = 0.3
+"""Runs that fall due each second while schedulers crash one after another, which takes its time."""
 CRASHES_WITHIN = 60.0
 """Seconds in which a scheduler comes to its crash point, if it ever does."""
 
@@ -124,9 +126,18 @@ ROUTINES = {
     "upstream": (),
 }
 """The routines that one algorithm has and the other has not."""
+WITH_WORK = ("create", "start", "schedule", "enqueue", "executor:FaultExecutor")
+"""The routines that come to a transaction only while there is work."""
 COMMON = (
-    *("create", "start", "schedule", "enqueue", "executor:FaultExecutor", "deadlines", "executor_callbacks"),
-    *("connection_tests", "heartbeat", "adopt_orphans", "trigger_timeouts", "awaiting_input_timeouts"),
+    *(
+        "deadlines",
+        "executor_callbacks",
+        "connection_tests",
+        "heartbeat",
+        "adopt_orphans",
+        "trigger_timeouts",
+    ),
+    "awaiting_input_timeouts",
     *("backfills", "lost_heartbeats", "paused_dag_runs", "stuck_in_queued", "asset_orphanage"),
     *("unreferenced_triggers", "connection_test_reaper"),
 )
@@ -135,13 +146,15 @@ COMMON = (
 @scenario
 def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
     """``kill -9`` at each moment of a transaction of each routine, while another scheduler works on."""
-    points = [(routine, moment) for routine in (*COMMON, *ROUTINES[outcome.algorithm]) for moment in MOMENTS]
     draw = random.Random(outcome.seed)
-    draw.shuffle(points)
+    points = []
+    for routines in (WITH_WORK, (*COMMON, *ROUTINES[outcome.algorithm])):
+        some = [(routine, moment) for routine in routines for moment in MOMENTS]
+        points += draw.sample(some, len(some))
     with fields.field(label) as one:
         start = starter(one, outcome)
         start("steady")
-        one.open(1, RATE)
+        one.open(1, CRASH_RATE)
         missed = []
         for routine, moment in points:
             point = f"{routine}|{moment}|{draw.randint(1, 3)}"

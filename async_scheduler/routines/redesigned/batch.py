@@ -47,26 +47,29 @@ class Batch:
     template_numbers: dict[UUID, dict[str, int]] = field(default_factory=dict)
     tasks: Counter[tuple[str, str]] = field(default_factory=Counter)
     """New task instances by (dag, operator), for the metric."""
+    failed: dict[str, Exception] = field(default_factory=dict)
+    """Dags whose next run could not be made."""
 
 
 def add_next_run(batch: Batch, dag: DagModel, compiled: CompiledDag) -> bool:
     """Add the run that *dag* is due for; return whether it is due for another one.
 
     A dag that cannot be scheduled must not keep others from it: whatever its timetable or parameters raise
-    is logged, as Airflow does.
+    is kept in ``batch.failed``; Airflow logs it each time.
     """
     try:
         existing = batch.existing.get((dag.dag_id, dag.next_dagrun))
         if existing is not None:
-            log.warning("run already exists; skipping dagrun creation: %s %s", dag.dag_id, dag.next_dagrun)
+            logical_date = dag.next_dagrun
             dag.calculate_dagrun_date_fields(dag=compiled.dag, reference_run=existing)
+            log.warning("run already exists; skipping dagrun creation: %s %s", dag.dag_id, logical_date)
         else:
             run = _new_run(batch, dag, compiled)
             dag.calculate_dagrun_date_fields(dag=compiled.dag, reference_run=run)
             batch.active[dag.dag_id] += 1
             dag.exceeds_max_non_backfill = batch.active[dag.dag_id] >= (dag.max_active_runs or 0)
-    except Exception:
-        log.exception("Failed creating DagRun of %s", dag.dag_id)
+    except Exception as error:
+        batch.failed[dag.dag_id] = error
         return False
     due = dag.next_dagrun_create_after
     return due is not None and due <= batch.now and not dag.exceeds_max_non_backfill
@@ -113,7 +116,7 @@ def drop_runs(batch: Batch, taken: Collection[tuple[str, str]]) -> set[str]:
     timetable has become another one, or is of the user's making.
     """
     for dag_id, run_id in sorted(taken):
-        log.error("Failed creating DagRun of %s: it has a run %s already", dag_id, run_id)
+        batch.failed[dag_id] = ValueError(f"it has a run {run_id} already")
     dag_ids = {dag_id for dag_id, _ in taken}
     batch.runs = [(run, compiled) for run, compiled in batch.runs if run.dag_id not in dag_ids]
     return dag_ids

@@ -82,6 +82,8 @@ class CreateDagRuns:
         self._look_up_ahead = look_up_ahead
         self._turns = turns
         self._unixname = getuser()
+        self._failing: set[str] = set()
+        self._unreadable: set[str] = set()
         self._lift_at = monotonic() + LIFT_EVERY
 
     async def run_once(self) -> Outcome:
@@ -148,19 +150,31 @@ class CreateDagRuns:
     def _sort(
         self, due: Sequence[DueDag], unplanned: set[UUID]
     ) -> tuple[list[tuple[DagModel, CompiledDag]], list[DagModel]]:
-        """Return the dags whose runs are made here, and those left to Airflow's code."""
+        """Return the dags whose runs are made here, and those left to Airflow's code.
+
+        Those that cannot be read are neither; Airflow's code would only say so, each time.
+        """
         hooked = not getattr(airflow_settings.task_instance_mutation_hook, "is_noop", False)
         ours, upstream = [], []
         for dag, version, dag_hash in due:
             # Airflow reads the dag anew for each run: a version rewritten in place must not be missed.
             compiled = self._plans.get_current(version, dag_hash)
-            if compiled is not None and not hooked and _is_usual(dag, compiled):
-                ours.append((dag, compiled))
-            elif compiled is None and version is not None and not self._plans.is_absent(version):
+            if compiled is None and version is not None and not self._plans.is_absent(version):
                 unplanned.add(version)
+            elif compiled is None:
+                self._say_unreadable(dag.dag_id)
+            elif not hooked and _is_usual(dag, compiled):
+                ours.append((dag, compiled))
             else:
                 upstream.append(dag)
+        self._unreadable.difference_update(dag.dag_id for dag, _ in ours)
+        self._unreadable.difference_update(dag.dag_id for dag in upstream)
         return ours, upstream
+
+    def _say_unreadable(self, dag_id: str) -> None:
+        if dag_id not in self._unreadable:
+            log.error("Dag '%s' not found in serialized_dag table", dag_id)
+            self._unreadable.add(dag_id)
 
     async def _create_in_bulk(self, tx: Transaction, dags: Sequence[tuple[DagModel, CompiledDag]]) -> int:
         dag_ids = [dag.dag_id for dag, _ in dags]
@@ -181,9 +195,17 @@ class CreateDagRuns:
         tx.session.add_all(run for run, _ in batch.runs)
         await tx.session.flush()
         add_instances(batch)
+        self._say_failed(batch, dag_ids)
         await insert_instances(tx.session, batch.instances, self._unixname, batch.now)
         report(batch)
         return len(batch.runs)
+
+    def _say_failed(self, batch: Batch, dag_ids: Sequence[str]) -> None:
+        """Log what keeps a dag from its next run, once for as long as it does."""
+        for dag_id in sorted(batch.failed.keys() - self._failing):
+            log.error("Failed creating DagRun of %s", dag_id, exc_info=batch.failed[dag_id])
+        self._failing.difference_update(dag_ids)
+        self._failing.update(batch.failed)
 
     async def _leave_out_taken(
         self, tx: Transaction, batch: Batch, dags: Sequence[tuple[DagModel, CompiledDag]]
