@@ -20,15 +20,12 @@ from tests.faults.injectors import (
 )
 from tests.faults.link import FaultyLink
 from tests.faults.running import RATE, SCENARIOS, Outcome, Scenario, finish, injecting, scenario, starter
+from tests.faults.work import LARGE, MEDIUM, SMALL
 
 if TYPE_CHECKING:
     from tests.faults.field import Fields
 
 __all__ = ["LARGE", "MEDIUM", "SCENARIOS", "SMALL", "Outcome", "together"]
-
-SMALL = "eventful:dags=1,runs=4,duration=0.3"
-MEDIUM = "eventful:dags=1,runs=6,duration=0.1"
-LARGE = "eventful:dags=1,runs=12,duration=0.1"
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 RESUMES_WITHIN = 10.0

@@ -19,6 +19,7 @@ from tests.faults.running import (
     wait,
 )
 from tests.faults.schedulers import BEHAVIOUR, CRASH
+from tests.faults.work import LARGE
 
 if TYPE_CHECKING:
     from tests.faults.field import Fields
@@ -28,6 +29,8 @@ FAIR_SHARE = 0.2
 """The share of the work that each of several schedulers does at least."""
 CRASH_RATE = 0.3
 """Runs that fall due each second while schedulers crash one after another, which takes its time."""
+FEW = 12
+"""Crash points of routines with work, and of the others, in a short run."""
 CRASHES_WITHIN = 60.0
 """Seconds in which a scheduler comes to its crash point, if it ever does."""
 
@@ -129,17 +132,9 @@ ROUTINES = {
 WITH_WORK = ("create", "start", "schedule", "enqueue", "executor:FaultExecutor")
 """The routines that come to a transaction only while there is work."""
 COMMON = (
-    *(
-        "deadlines",
-        "executor_callbacks",
-        "connection_tests",
-        "heartbeat",
-        "adopt_orphans",
-        "trigger_timeouts",
-    ),
-    "awaiting_input_timeouts",
-    *("backfills", "lost_heartbeats", "paused_dag_runs", "stuck_in_queued", "asset_orphanage"),
-    *("unreferenced_triggers", "connection_test_reaper"),
+    *("deadlines", "executor_callbacks", "connection_tests", "heartbeat", "adopt_orphans"),
+    *("trigger_timeouts", "awaiting_input_timeouts", "backfills", "lost_heartbeats", "paused_dag_runs"),
+    *("stuck_in_queued", "asset_orphanage", "unreferenced_triggers", "connection_test_reaper"),
 )
 
 
@@ -147,10 +142,11 @@ COMMON = (
 def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
     """``kill -9`` at each moment of a transaction of each routine, while another scheduler works on."""
     draw = random.Random(outcome.seed)
-    points = []
+    points: list[tuple[str, str]] = []
+    most = 99 if label == LARGE else FEW
     for routines in (WITH_WORK, (*COMMON, *ROUTINES[outcome.algorithm])):
         some = [(routine, moment) for routine in routines for moment in MOMENTS]
-        points += draw.sample(some, len(some))
+        points += draw.sample(some, min(len(some), most))
     with fields.field(label) as one:
         start = starter(one, outcome)
         start("steady")
