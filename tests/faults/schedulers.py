@@ -52,12 +52,15 @@ class Scheduler:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
+STARTED = "Starting the async scheduler"
+"""What our code prints first."""
+
+
 def _says_why(code: int | None, text: str) -> bool:
     """Whether a scheduler's end is clear: by our line; before our code by Airflow's error or a signal."""
     if code == 1 and "airflow scheduler --async: " in text:
         return True
-    ours = "Starting the async scheduler" in text
-    return not ours and (code == -signal.SIGTERM or "OperationalError" in text)
+    return STARTED not in text and (code == -signal.SIGTERM or "OperationalError" in text)
 
 
 @dataclass(slots=True)
@@ -131,11 +134,14 @@ class Schedulers:
         return [f"scheduler {one.label} did not end within {within:g} s of SIGTERM" for one in hanging]
 
     def endings(self) -> tuple[list[str], list[str]]:
-        """Return a line for each that nobody ended: declared dead by others; for another reason."""
+        """Return a line for each that nobody ended: declared dead by others; for another reason.
+
+        One that could not even start, for want of a database, is neither.
+        """
         stepped_down: list[str] = []
         others: list[str] = []
         for one in self.all:
-            if one.killed or one.code in (None, 0):
+            if one.killed or one.code in (None, 0) or STARTED not in one.text:
                 continue
             last = (one.text.strip().splitlines() or ["nothing"])[-1]
             fenced = "of this scheduler is" in last and "in the database" in last
