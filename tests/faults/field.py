@@ -17,14 +17,13 @@ from sqlalchemy.exc import DBAPIError
 from poc_bench import correctness
 from poc_bench.arms import ARMS
 from poc_bench.database.rows import CellDatabase
-from poc_bench.environment import FIXED
-from poc_bench.executor import wire
 from poc_bench.processes import Child, module
 from poc_bench.workloads import sized
 from tests.faults.audit import INSTALL, read_changes
 from tests.faults.collecting import read_consequences
+from tests.faults.environment import environment
 from tests.faults.invariants import Evidence, Given
-from tests.faults.schedulers import ROOT, Schedulers
+from tests.faults.schedulers import Schedulers
 from tests.faults.watch import OURS, Watch
 from tests.faults.work import CONSUMER
 
@@ -44,42 +43,6 @@ LEFT = """
 SELECT (SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running'))
            + (SELECT count(*) FROM asset_dag_run_queue),
        (SELECT count(*) FROM dag_run WHERE dag_id <> :consumer)"""
-
-QUICK_TIMES = {
-    "SCHEDULER_HEARTBEAT_SEC": "1",
-    "SCHEDULER_HEALTH_CHECK_THRESHOLD": "6",
-    "ORPHANED_TASKS_CHECK_INTERVAL": "1",
-    "SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-    "TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",
-    "TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
-    "TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "1",
-    "PARSING_CLEANUP_INTERVAL": "1",
-    "POOL_METRICS_INTERVAL": "1",
-}
-"""``[scheduler]`` options of a field: what takes minutes in a cluster takes seconds here."""
-
-
-def environment(folder: Path, address: Address, keys: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of the field's Airflow processes."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW_")}
-    times = {f"AIRFLOW__SCHEDULER__{name}": value for name, value in QUICK_TIMES.items()}
-    return {
-        **inherited,
-        **FIXED,
-        **keys,
-        **times,
-        "AIRFLOW_HOME": str(folder),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address.sync_url,
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": address.async_url,
-        "AIRFLOW__CORE__EXECUTOR": "tests.faults.executor.FaultExecutor",
-        "AIRFLOW__CONNECTION_TEST__REAPER_INTERVAL": "1",
-        "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_INTERVAL": "1",
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
-        "PYTHONPATH": str(ROOT),
-        wire.HEARTBEAT_SECONDS: "0",
-        wire.READY_DIRECTORY: str(folder / "ready"),
-        wire.SOCKET: str(folder / "socket"),
-    }
 
 
 @dataclass(slots=True)
