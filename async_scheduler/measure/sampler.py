@@ -79,12 +79,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _run(url: URL, directory: Path, period: float) -> None:
     name = f"sampler-{socket.gethostname()}-{os.getpid()}-{time_ns()}"
-    started = monotonic_ns(), process_time_ns()
     writer = Writer(directory, name, lambda part: _header(part, url, period))
+    started = [(monotonic_ns(), process_time_ns())]
+
+    def ready() -> None:
+        """Count from here: starting costs once, sampling all the time."""
+        started.append((monotonic_ns(), process_time_ns()))
+        _announce()
+
     try:
-        await _until_input_ends(sampling(url, writer.put, period, _announce))
+        await _until_input_ends(sampling(url, writer.put, period, ready))
     finally:
-        writer.put(_stopped(writer, started))
+        writer.put(_stopped(writer, started[-1]))
         writer.close()
 
 
