@@ -118,6 +118,7 @@ class Field:
             oracle=self.oracle,
             leftovers=leftovers,
             endings=self.schedulers.bad_endings(),
+            stock=frozenset(one.pid for one in self.schedulers.all if one.stock),
             consequences=consequences,
         )
 

@@ -71,6 +71,8 @@ class Evidence:
     oracle: correctness.EndState
     leftovers: Sequence[str] = ()
     endings: Sequence[str] = ()
+    stock: frozenset[int] = frozenset()
+    """Process ids of stock schedulers, which go on when others have declared them dead (#57618)."""
     consequences: Consequences = field(default_factory=Consequences)
 
 
@@ -193,7 +195,10 @@ def _stays(changes: Sequence[Change]) -> Iterator[tuple[str, str, datetime, date
 def _fenced(seen: Evidence) -> Iterator[str]:
     """Nothing is queued in the name of a job that others have marked failed."""
     dead: dict[str, datetime] = {}
+    stock = _stock_jobs(seen)
     for change in seen.changes:
+        if change.row_key in stock or str(change.job) in stock:
+            continue
         if change.kind == "job" and change.became == "failed":
             dead.setdefault(change.row_key, change.at)
         if change.kind == "job" and change.was == "failed":
@@ -202,6 +207,12 @@ def _fenced(seen: Evidence) -> Iterator[str]:
             since = dead.get(str(change.job))
             if since is not None and change.at > since + FENCE_GRACE:
                 yield f"{change.row_key} queued by job {change.job}, failed since {change.at - since}"
+
+
+def _stock_jobs(seen: Evidence) -> set[str]:
+    """Return the jobs in whose name stock schedulers handed work over."""
+    givers = {one.id: one.scheduler for one in seen.given if one.event == "given"}
+    return {str(change.job) for change in seen.changes if givers.get(change.is_id or "") in seen.stock}
 
 
 def _tries(seen: Evidence) -> Iterator[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 RATE = 1.0
 """Runs that fall due each second while faults are injected, so that there is work all the time."""
+DECLARED_DEAD = "declared dead"
+"""The figure that counts schedulers of which others thought that they were dead."""
 PATIENCE = 900.0
 """Seconds after which work that has not ended counts as stuck, also on a busy machine."""
 
@@ -44,7 +46,7 @@ class Outcome:
 
         :param may_end: whether schedulers may end by themselves, for other reasons than being declared dead.
         """
-        stepped_down, ended = one.schedulers.endings()
+        ended = one.schedulers.endings()
         seen = one.close()
         self.task_instances += len(seen.task_instances)
         self.workloads += sum(entry.event == "given" for entry in seen.given)
@@ -53,16 +55,17 @@ class Outcome:
         self.violations += violations(seen)
         if not may_end:
             self.violations += [f"a scheduler ended by itself: {line}" for line in ended]
-        self._describe(one, len(stepped_down))
+        self._describe(one)
+        dead = sum(change.kind == "job" and change.became == "failed" for change in seen.changes)
+        if dead:
+            self.figures[DECLARED_DEAD] = dead
         left = seen.consequences
         self.figures["callbacks"] = len(left.callbacks)
         self.figures["asset events"] = len({event.id for event in left.events})
         self.figures["workers that died"] = sum(entry.event == "killed" for entry in seen.given)
         self.figures["shares"] = self._shares(one, shares(seen.given))
 
-    def _describe(self, one: Field, stepped_down: int) -> None:
-        if stepped_down:
-            self.figures["stepped down, declared dead"] = stepped_down
+    def _describe(self, one: Field) -> None:
         watch = one.watch
         self.figures["most connections"] = watch.most_connections
         self.figures["idle in transaction over 1 s"] = len(watch.idle_in_transaction)

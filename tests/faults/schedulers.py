@@ -31,6 +31,7 @@ class Scheduler:
     pid: int
     log: Path
     label: str
+    stock: bool = False
     killed: bool = False
     """Whether the test ended it: then its exit code says nothing."""
     code: int | None = None
@@ -111,7 +112,7 @@ class Schedulers:
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
         pid = self._pids.get(timeout=READY_WITHIN)
-        self.all.append(Scheduler(pid, log, label))
+        self.all.append(Scheduler(pid, log, label, stock="--async" not in args))
         self.all[-1].code = self._codes.get(pid)
         return self.all[-1]
 
@@ -133,20 +134,19 @@ class Schedulers:
             one.kill()
         return [f"scheduler {one.label} did not end within {within:g} s of SIGTERM" for one in hanging]
 
-    def endings(self) -> tuple[list[str], list[str]]:
-        """Return a line for each that nobody ended: declared dead by others; for another reason.
+    def endings(self) -> list[str]:
+        """Return a line for each async scheduler that ended by itself, though nobody had declared it dead.
 
-        One that could not even start, for want of a database, is neither.
+        Those that could not even start, for want of a database, are left out.
         """
-        stepped_down: list[str] = []
-        others: list[str] = []
+        lines = []
         for one in self.all:
             if one.killed or one.code in (None, 0) or STARTED not in one.text:
                 continue
-            last = (one.text.strip().splitlines() or ["nothing"])[-1]
-            fenced = "of this scheduler is" in last and "in the database" in last
-            (stepped_down if fenced else others).append(f"{one.label}: {last[-300:]}")
-        return stepped_down, others
+            last = one.text.strip().splitlines()[-1]
+            if not ("of this scheduler is" in last and "in the database" in last):
+                lines.append(f"{one.label}: {last[-300:]}")
+        return lines
 
     def counts(self, prefix: str = "") -> Counter[str]:
         """Return what all schedulers have counted, see :mod:`tests.faults.executor`."""

@@ -174,6 +174,14 @@ def test_a_lost_or_doubled_consequence_is_found(planted: dict[str, Any], found: 
     assert any(found in line for line in violations(seen)), violations(seen)
 
 
+def test_a_stock_scheduler_goes_on_when_it_is_declared_dead() -> None:
+    dead = _change(-9, "running", "failed", kind="job", row_key="7", job=None)
+    back = _change(-8, "failed", "running", kind="job", row_key="7", job=None)
+    seen = replace(GOOD, changes=[dead, back, *LIFE])
+    assert len(violations(seen)) == 2
+    assert violations(replace(seen, stock=frozenset({42}))) == []
+
+
 def test_a_reset_allows_one_more_try() -> None:
     reset = _change(3, "queued", None, is_id="2")
     again = [replace(one, at=one.at + timedelta(seconds=5)) for one in LIFE[1:]]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.faults.crashpoints import MOMENTS
 from tests.faults.running import (
+    DECLARED_DEAD,
     PATIENCE,
     RATE,
     Outcome,
@@ -60,9 +61,9 @@ def _shared(schedulers: int, stock: int) -> Scenario:
 
 
 def _judge_shares(outcome: Outcome, schedulers: int) -> None:
-    """Each does its share, unless one had to step down on a machine that is too busy."""
+    """Each does its share, unless one was late with its heartbeats on a machine that is too busy."""
     parts = outcome.figures["shares"]
-    if "stepped down, declared dead" in outcome.figures:
+    if DECLARED_DEAD in outcome.figures:
         return
     least = min(parts.values(), default=0.0) if len(parts) == schedulers else 0.0
     if least < FAIR_SHARE:
