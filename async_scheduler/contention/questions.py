@@ -24,6 +24,8 @@ FAILURES_TOO_MANY = 1.0
 ATTRIBUTED_ENOUGH = 0.95
 UNEXPLAINED_ENOUGH = 0.05
 SOURCES_AGREE = 0.2
+COMPARABLE_NS = 1e8
+"""Ten periods of the sampler: with less in the log, chance decides how much of it was sampled."""
 
 TITLES = {
     1: "Speed-up of the same fixed work, concurrent against sequential",
@@ -224,7 +226,8 @@ def trust_of(qualities: Sequence[Quality]) -> Question:
     attributed = sum(q.attributed for q in qualities) / waits if waits else None
     unexplained = max((q.unexplained for q in qualities if q.unexplained is not None), default=None)
     both = [(q.sampler_ns, q.log_ns) for q in qualities if q.sampler_ns is not None and q.log_ns]
-    apart = sum(s for s, _ in both) / sum(log for _, log in both) if both else None
+    logged = sum(log for _, log in both)
+    apart = sum(sampled for sampled, _ in both) / logged if logged >= COMPARABLE_NS else None
     dropped = sum(q.dropped for q in qualities)
     named = attributed is None or attributed >= ATTRIBUTED_ENOUGH
     explained = unexplained is None or unexplained <= UNEXPLAINED_ENOUGH

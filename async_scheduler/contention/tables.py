@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 _TARGET = re.compile(
-    r"^\s*(?:WITH\b.*?\)\s*)?(?:UPDATE(?:\s+ONLY)?|INSERT\s+INTO|DELETE\s+FROM|LOCK\s+TABLE|MERGE\s+INTO)"
+    r"^\s*(?:WITH\b.*?[)(]\s*)?(?:UPDATE(?:\s+ONLY)?|INSERT\s+INTO|DELETE\s+FROM|LOCK\s+TABLE|MERGE\s+INTO)"
     r"\s+[`\"]?([\w.]+)",
     re.IGNORECASE | re.DOTALL,
 )
+"""What is written: by the statement itself, or by one in its WITH."""
 _LOCKED = re.compile(
     r"\bFOR\s+(?:NO\s+KEY\s+UPDATE|UPDATE|SHARE|KEY\s+SHARE)\s+OF\s+[`\"]?([\w.]+)", re.IGNORECASE
 )

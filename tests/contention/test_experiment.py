@@ -10,7 +10,9 @@ from async_scheduler.contention import experiment
 from async_scheduler.contention.experiment import Experiment, Family, Mode, RunRecord
 from async_scheduler.contention.family import reports, with_details
 from async_scheduler.contention.intervals import ratio
+from async_scheduler.contention.questions import trust_of
 from async_scheduler.contention.reading import UnreadableTrace
+from async_scheduler.contention.report import Quality
 from tests.contention.traces import MS, UPDATE, iteration, transaction, two_routines, write_trace
 
 if TYPE_CHECKING:
@@ -206,6 +208,12 @@ def test_cost_of_tracing_is_told(tmp_path: Path) -> None:
     pairs = [run(on, n, 1.02 + n / 1000 if on else 1.0) for n in range(4) for on in (True, False)]
     asked = answers(tmp_path, *pairs, traced_with(tmp_path, "together"))
     assert "the ledger costs +2.1 % CPU" in asked[10].detail
+
+
+@pytest.mark.parametrize(("sampled", "logged", "answer"), [(5, 1, "wrong"), (500, 100, "mixed")])
+def test_sources_are_compared_only_where_there_is_enough(sampled: int, logged: int, answer: str) -> None:
+    found = Quality(waits=1, attributed=1, sampler_ns=sampled * MS, log_ns=logged * MS)
+    assert trust_of([found]).answer.removeprefix("objection ") == answer
 
 
 def test_what_is_no_experiment_is_refused(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def test_time_zones() -> None:
         ("SELECT a FROM dag_run JOIN dag ON x FOR NO KEY UPDATE OF dag SKIP LOCKED", "dag"),
         ("SELECT 1 FROM slot_pool FOR UPDATE", "slot_pool"),
         ("SELECT pg_advisory_xact_lock(1)", None),
+        ("WITH u AS (UPDATE task_instance SET x = 1 RETURNING id) SELECT id FROM u", "task_instance"),
+        ("WITH a AS (SELECT id FROM dag FOR UPDATE OF dag) UPDATE dag_run SET x = 1 FROM a", "dag_run"),
     ],
 )
 def test_table_of_a_statement(statement: str, table: str | None) -> None:
