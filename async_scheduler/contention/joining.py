@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SLACK_NS = 3_000_000
 """How far the server's and the client's clocks may seem apart: the log's millisecond and a round trip."""
+LOGGED_WITHIN_NS, SAMPLED_WITHIN_NS = 2_000_000, 10_000_000
+"""How long after its start a wait's blockers are looked at: ``deadlock_timeout``, a period of the sampler."""
 
 _ENDINGS: Mapping[str, Outcome] = {
     "acquired": "acquired",
@@ -115,7 +117,9 @@ class Joiner:
     def _holder(self, party: Party, wait: Wait, relation: str | None) -> Party:
         if party.pid is None:
             return self._named(party)
-        transaction = self._ledger.find(party.pid, wait.t_start, wait.t_end)
+        # A connection may serve another routine before the wait is over: it is the one seen first that held.
+        seen = wait.t_start + (SAMPLED_WITHIN_NS if wait.source == "sampler" else LOGGED_WITHIN_NS)
+        transaction = self._ledger.find(party.pid, wait.t_start, min(wait.t_end, seen))
         if transaction is None:
             return self._named(party)
         taker = self._taker(transaction, relation, wait.t_start)

@@ -52,6 +52,17 @@ def test_those_behind_a_waiter_are_resolved_to_the_root() -> None:
     assert [p.routine for p in second.immediate_blockers] == ["start"]
 
 
+def test_connection_that_has_passed_on_to_another_routine_held_for_the_first() -> None:
+    passed_on = [
+        transaction("schedule", 0, 40, number=1, pid=11),
+        transaction("enqueue", 45, 100, number=2, pid=11),
+        transaction("start", 10, 100, number=3, pid=12),
+    ]
+    (wait,) = join(row_wait(Party(pid=12), Party(pid=11), 30, 90), transactions=list(passed_on))
+    assert wait.root_blocker is not None
+    assert wait.root_blocker.routine == "schedule"
+
+
 def test_cycle_of_waits_has_no_root() -> None:
     one, two = row_wait(Party(pid=12), None, 30, 90), row_wait(Party(pid=13), None, 30, 90)
     first, _ = join(
