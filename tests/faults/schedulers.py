@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,7 @@ class Scheduler:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
+STEPS_DOWN = re.compile(r"airflow scheduler --async: Job \d+ of this scheduler is .* in the database")
 STARTED = "Starting the async scheduler"
 """What our code prints first."""
 
@@ -143,9 +145,8 @@ class Schedulers:
         for one in self.all:
             if one.killed or one.code in (None, 0) or STARTED not in one.text:
                 continue
-            last = one.text.strip().splitlines()[-1]
-            if not ("of this scheduler is" in last and "in the database" in last):
-                lines.append(f"{one.label}: {last[-300:]}")
+            if not any(STEPS_DOWN.match(line) for line in one.text.splitlines()):
+                lines.append(f"{one.label}: {one.text.strip().splitlines()[-1][-300:]}")
         return lines
 
     def counts(self, prefix: str = "") -> Counter[str]:
