@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poc_bench.database.rows import CellDatabase, TaskInstanceRow
 from poc_bench.errors import CellFailure
@@ -127,10 +127,15 @@ class Cell:
             counters=[json.loads(file.read_text()) for file in (self._site.folder / "counters").iterdir()],
             workers=workers,
             server=database.server_statistics(),
-            other_commits=None if workers["commits"] is None else workers["commits"] + database.commits,
+            other_commits=self._other_commits(workers, database),
             link=self._link.figures() if self._link else None,
             profiles=[str(file) for file in profiles],
         )
+
+    def _other_commits(self, workers: dict[str, Any], database: CellDatabase) -> int | None:
+        if workers["commits"] is None:
+            return None
+        return int(workers["commits"]) + database.commits + (self._link.connections if self._link else 0)
 
     def _profiler(self) -> Profiler | None:
         key = self._site.key

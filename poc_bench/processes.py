@@ -78,7 +78,7 @@ class Child:
         except subprocess.TimeoutExpired:
             return self.end()
 
-    def end(self, grace: float = 20.0, politely: signal.Signals = signal.SIGTERM) -> int:
+    def end(self, grace: float = 120.0, politely: signal.Signals = signal.SIGTERM) -> int:
         """Send SIGTERM (or *politely*), after *grace* seconds SIGKILL, also to what the process has started.
 
         Returns the exit code.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TICK = 0.01
 """Seconds between two batches: bounds what the simulator costs when little is going on."""
 BATCH = 500
-GIVE_UP_AFTER = 10.0
+GIVE_UP_AFTER = 60.0
 """Seconds after which a row that is not there, or stays locked, counts as refused."""
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +19,16 @@ from poc_bench import record
 from poc_bench.arms import ARMS, SYNC, Arm
 from poc_bench.cli import INTERRUPTED, main
 from tests.bench.crashing import EXIT_CODE
+from tests.cluster.leftovers import still_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.postgres import Database, Server
 
-SMALL = ["run", "--workload", "layers:dags=1,runs=1,tasks=10"]
+SMALL = ["run", "--workload", "layers:dags=1,runs=1,tasks=10", "--timeout", "1800"]
+REPEATS = 9
+COMMAND = [sys.executable, "-m", "poc_bench", *SMALL, "--arm", "sync"]
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_an_interruption_keeps_what_is_done_and_leaves_nothing(
 ) -> None:
     out = tmp_path / "out"
     with subprocess.Popen(
-        [sys.executable, "-m", "poc_bench", *SMALL, "--arm", "sync", "--repeat", "9", "--out", str(out)],
+        [*COMMAND, "--repeat", str(REPEATS), "--out", str(out)],
         env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         text=True,
@@ -84,16 +89,21 @@ def test_an_interruption_keeps_what_is_done_and_leaves_nothing(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if "#1 layers" in line and "sync" in line:
-                break
+        lines = list(takewhile(lambda line: not _tells_of_a_cell(line), process.stdout))
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(interruption)
-        process.stdout.read()
+        lines += process.stdout
 
     assert process.returncode == INTERRUPTED
     found = record.read(out)
     assert found.interrupted
-    assert [cell.correct for cell in found.cells if cell.arm == "sync"] == [True]
+    kept = [cell.correct for cell in found.cells if cell.arm == "sync"]
+    told = 1 + sum(map(_tells_of_a_cell, lines))
+    assert kept in ([True] * told, [True] * (told + 1)), "the last one may have been kept and not told of yet"
+    assert len(kept) < REPEATS
     assert list(temporary.iterdir()) == []
-    assert [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert still_running(family) == []
+
+
+def _tells_of_a_cell(line: str) -> bool:
+    return bool(re.search(r"#\d+ layers", line)) and "sync" in line
