@@ -80,6 +80,11 @@ class Injector(ABC):
         finally:
             connection.close()
 
+    def progress(self) -> object:
+        """Return the number of the last change of work that a scheduler made."""
+        query = "SELECT max(seq) FROM fault_audit WHERE kind <> 'job' AND who !~ '^(bench|faults)-'"
+        return self.query(query)[0][0]
+
 
 class TerminateBackends(Injector):
     """Ends random connections of schedulers, busy ones first."""
@@ -109,8 +114,8 @@ class RestartServer(Injector):
         """Restart it, fast or immediately."""
         mode: Shutdown = self.random.choice(("fast", "immediate"))
         self.field.server.restart(mode)
-        waited, before = 0.0, self._progress()
-        while self._progress() == before and self.field.left and waited < 60:
+        waited, before = 0.0, self.progress()
+        while self.progress() == before and self.field.left and waited < 60:
             looked = time.monotonic()
             time.sleep(0.05)
             # On a busy machine nobody gets on, this loop no more than the schedulers: it is their clock.
@@ -118,10 +123,6 @@ class RestartServer(Injector):
         if self.field.left:
             self.resumed_after.append(waited)
         return [f"server restarted ({mode})"]
-
-    def _progress(self) -> object:
-        query = "SELECT max(seq) FROM fault_audit WHERE who !~ '^(bench|faults)-'"
-        return self.query(query)[0][0]
 
 
 class HurtLink(Injector):
@@ -214,13 +215,17 @@ class KillSchedulers(Injector):
     """``kill -9`` of a scheduler at any moment; another one takes its place at once."""
 
     name = "scheduler killed"
+    seen: object = None
 
     def inject(self) -> list[str]:
-        """Kill one that turns, so that the work goes on between two kills, and start another."""
+        """Kill one that turns, if the work went on since the last kill, and start another."""
         running = self.field.schedulers.running
+        if running and self.seen == (seen := self.progress()):
+            return []  # on a busy machine all would be killed before they have begun
         turning = [one for one in running if (self.field.folder / "ready" / str(one.pid)).exists()]
         if turning:
             self.random.choice(turning).kill()
+            self.seen = seen
         if turning or not running:
             self.start("replacement")
         return [self.name] if turning else []
