@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import func, select, update
 
+from async_scheduler.routines.redesigned.schedule import LONGEST_REST
 from tests.oracle.test_critical_section import clear
 from tests.redesigned.test_stages import REDESIGNED, states
 from tests.support.blocking import nothing_blocks
@@ -59,6 +62,8 @@ async def settle(algorithm: Algorithm) -> int:
                     with nothing_blocks():
                         outcome = await driver.routine.run_once()
                     handed_over += outcome.counts.get("handed_over", 0)
+                    if outcome.due_in is not None and timedelta(seconds=outcome.due_in) <= LONGEST_REST:
+                        await asyncio.sleep(outcome.due_in)
         return handed_over
 
 

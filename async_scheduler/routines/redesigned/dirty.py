@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from datetime import datetime
 
 
@@ -37,13 +37,13 @@ class DirtyRuns:
     """Runs by id, first marked first served. Belongs to one event loop; nothing here blocks.
 
     A run that was taken is not given to anybody else before it is released, however often it is marked. One
-    that is kept apart, as its visit takes long, is taken with no other.
+    that is kept apart, as its visit takes long, is taken with no other, and not before the time given.
     """
 
     def __init__(self) -> None:
         self._marked: dict[int, None] = {}
         self._taken: set[int] = set()
-        self._apart: set[int] = set()
+        self._apart: dict[int, datetime] = {}
         self._due: list[tuple[datetime, int]] = []
         self._due_of: dict[int, datetime] = {}
         self._known: dict[int, Known] = {}
@@ -76,7 +76,7 @@ class DirtyRuns:
             if self._due_of.get(run) == when:
                 del self._due_of[run]
                 self.mark([run])
-        free = [run for run in self._marked if run not in self._taken]
+        free = [run for run in self._free() if self._apart.get(run, now) <= now]
         if free and free[0] in self._apart:
             taken = free[:1]
         else:
@@ -86,9 +86,12 @@ class DirtyRuns:
         self._taken.update(taken)
         return taken
 
-    def keep_apart(self, runs: Iterable[int]) -> None:
-        """Let *runs* be taken alone from now on, until they are forgotten."""
-        self._apart.update(runs)
+    def _free(self) -> Iterator[int]:
+        return (run for run in self._marked if run not in self._taken)
+
+    def keep_apart(self, run: int, until: datetime) -> None:
+        """Let *run* be taken alone from now on, not before *until*. It ends when the run is forgotten."""
+        self._apart[run] = until
 
     def release(self, runs: Iterable[int]) -> None:
         """Give up *runs*, taken before: the next to take runs may get them."""
@@ -111,7 +114,7 @@ class DirtyRuns:
         for run in looked.known.difference(running):
             self._known.pop(run, None)
             self._due_of.pop(run, None)
-            self._apart.discard(run)
+            self._apart.pop(run, None)
         return self.mark(looked.missed.intersection(running))
 
     def due_in(self, now: datetime) -> float | None:
@@ -119,11 +122,17 @@ class DirtyRuns:
 
         Those taken already do not count: whoever releases them asks again.
         """
-        if any(run not in self._taken for run in self._marked):
-            return 0.0
+        times = []
+        for run in self._free():
+            until = self._apart.get(run, now)
+            if until <= now:
+                return 0.0
+            times.append(until)
         while self._due and self._due_of.get(self._due[0][1]) != self._due[0][0]:
             heapq.heappop(self._due)
-        return max(0.0, (self._due[0][0] - now).total_seconds()) if self._due else None
+        if self._due:
+            times.append(self._due[0][0])
+        return max(0.0, (min(times) - now).total_seconds()) if times else None
 
     def remember(self, run: int, known: Known) -> bool:
         """Note what a visit saw; return whether the number of finished instances is another than before."""
@@ -150,4 +159,4 @@ class DirtyRuns:
         self._known.pop(run, None)
         self._due_of.pop(run, None)
         self._marked.pop(run, None)
-        self._apart.discard(run)
+        self._apart.pop(run, None)

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 LARGE = 1000
 """A run with so many task instances is visited alone, so that no other waits for its statements."""
+REST_SHARE = 3
+LONGEST_REST = timedelta(seconds=0.25)
+"""Such a run is then left alone, for so many times as long as its visit took, but no longer than that: a map
+reports its instances' ends all the time, and between them there is nothing to decide."""
 BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
 """A run held back by the run before it is looked at again after this, should nobody report a change."""
 
@@ -147,7 +151,8 @@ class ScheduleTaskInstances:
 
     def _put_off_large(self, done: Pass) -> None:
         large = [one.run.id for one in done.visited if one.size >= LARGE]
-        self._dirty.keep_apart(large)
+        for run in large:
+            self._dirty.keep_apart(run, done.now)
         if large and len(done.visited) > 1:
             done.put_off = large
             done.visited = [one for one in done.visited if one.size < LARGE]
@@ -221,6 +226,7 @@ class ScheduleTaskInstances:
         for run in done.locked:
             self._verified.pop(run, None)
         ended = {run.id for run in done.ended}
+        self._let_rest(done)
         for one in done.visited:
             changed = dirty.remember(one.run.id, _known(one))
             if one.compiled.plan.has_past and changed and (other := dirty.following(one.run.id)):
@@ -231,6 +237,13 @@ class ScheduleTaskInstances:
                 dirty.mark([one.run.id])
             else:
                 self._plan_by_time(one, done.now)
+
+    def _let_rest(self, done: Pass) -> None:
+        now = timezone.utcnow()
+        rest = min(REST_SHARE * (now - done.now), LONGEST_REST)
+        for one in done.visited:
+            if one.size >= LARGE:
+                self._dirty.keep_apart(one.run.id, now if one.outcome.unsettled else now + rest)
 
     def _forget(self, run: int) -> None:
         self._dirty.forget(run)
