@@ -36,6 +36,12 @@ FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
         Figure("throughput", "TI/s", "higher", "task instances from first run queued to last run closed"),
+        Figure(
+            "decision_rate",
+            "TI/s",
+            "higher",
+            "task instances without upstream, from the first run's start to the last of them queued",
+        ),
         Figure("seconds", "s", "lower", "from the moment the work became visible to the last run closed"),
         Figure("queue_delay_p50", "s", "lower", "from the last upstream task's end to queued, median"),
         Figure("queue_delay_p95", "s", "lower", "the same, 95th percentile"),
@@ -97,7 +103,9 @@ def measure(plan: Plan, seen: Observation) -> Measured:
         "run_latency": [_seconds(run.end_date, _due(run)) for run in seen.runs if run.end_date],
     }
     distributions = {name: percentiles(values) for name, values in latencies.items() if values}
+    rate = decision_rate(plan, seen.runs, seen.task_instances)
     figures = {
+        **({} if rate is None else {"decision_rate": rate}),
         "throughput": count / (end - begin),
         "seconds": end - seen.opened.timestamp(),
         "scheduler_cpu": seen.scheduler_cpu / count * 1000,
@@ -149,6 +157,24 @@ def queue_delays(plan: Plan, rows: Sequence[TaskInstanceRow]) -> list[float]:
         if ended := [ends[before] for before in befores if before in ends]:
             delays.append(max(0.0, _seconds(row.queued_dttm, max(ended))))
     return delays
+
+
+def decision_rate(plan: Plan, runs: Iterable[RunRow], rows: Iterable[TaskInstanceRow]) -> float | None:
+    """Return how many task instances without upstream were queued per second; None if it cannot be told.
+
+    Nothing but the scheduler's own pace is in it as long as the executor has room for all of them: neither
+    tasks nor heartbeats have to end first.
+    """
+    following = {(dag.dag_id, after) for dag in plan.dags for _, after in dag.edges()}
+    queued = [
+        row.queued_dttm
+        for row in rows
+        if row.queued_dttm is not None and row.try_number == 1 and (row.dag_id, row.task_id) not in following
+    ]
+    started = [run.start_date for run in runs if run.start_date is not None]
+    if not queued or not started or max(queued) <= min(started):
+        return None
+    return len(queued) / _seconds(max(queued), min(started))
 
 
 def bystander_delays(plan: Plan, rows: Sequence[TaskInstanceRow]) -> list[float]:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from poc_bench.figures import bystander_delays, close_delays, percentiles, queue_delays, sum_buckets
+from poc_bench.figures import (
+    bystander_delays,
+    close_delays,
+    decision_rate,
+    percentiles,
+    queue_delays,
+    sum_buckets,
+)
 from poc_bench.plan import DagSpec, Plan, TaskSpec
 from tests.bench.test_correctness import at, run_row, ti_row
 
@@ -31,6 +38,14 @@ def test_bystanders_are_the_dags_without_maps_beside_one_with() -> None:
     beside = Plan(dags=(*CHAIN.dags, mapped))
     assert bystander_delays(beside, rows) == [0.25]
     assert bystander_delays(CHAIN, rows) == []
+
+
+def test_decisions_are_counted_up_to_the_last_task_that_waits_for_none() -> None:
+    rows = [ti_row("r1", "a", 0.5, 1), ti_row("r2", "a", 1, 9), ti_row("r1", "b", 8, 9)]
+    runs = [run_row("r1"), run_row("r2", begin=0.25)]
+    assert decision_rate(CHAIN, runs, rows) == 2.0
+    assert decision_rate(CHAIN, [], rows) is None
+    assert decision_rate(CHAIN, runs, []) is None
 
 
 def test_close_delay_is_from_the_runs_last_task() -> None:
