@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from poc_bench.database.address import Address
 
+EXECUTOR = "tests.faults.executor.FaultExecutor"
 QUICK_TIMES = {
     "SCHEDULER_HEARTBEAT_SEC": "1",
     "SCHEDULER_HEALTH_CHECK_THRESHOLD": "6",
@@ -41,7 +42,7 @@ def environment(folder: Path, address: Address, keys: Mapping[str, str]) -> dict
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address.sync_url,
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": address.async_url,
-        "AIRFLOW__CORE__EXECUTOR": "tests.faults.executor.FaultExecutor",
+        "AIRFLOW__CORE__EXECUTOR": EXECUTOR,
         "AIRFLOW__CONNECTION_TEST__REAPER_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_INTERVAL": "1",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",

@@ -193,12 +193,21 @@ def _stays(changes: Sequence[Change]) -> Iterator[tuple[str, str, datetime, date
 
 
 def _fenced(seen: Evidence) -> Iterator[str]:
-    """Nothing is queued in the name of a job that others have marked failed."""
+    """Nothing is queued in the name of a job that others have marked failed.
+
+    A job that is marked while its executors start, before it has queued anything, may be renewed.
+    """
     dead: dict[str, datetime] = {}
+    worked: set[str] = set()
     stock = _stock_jobs(seen)
     for change in seen.changes:
         if change.row_key in stock or str(change.job) in stock:
             continue
+        if change.kind == "job" and change.was == "failed" and change.row_key not in worked:
+            dead.pop(change.row_key, None)
+            continue
+        if change.kind == "ti" and change.became == "queued":
+            worked.add(str(change.job))
         if change.kind == "job" and change.became == "failed":
             dead.setdefault(change.row_key, change.at)
         if change.kind == "job" and change.was == "failed":

@@ -174,11 +174,23 @@ def test_a_lost_or_doubled_consequence_is_found(planted: dict[str, Any], found: 
     assert any(found in line for line in violations(seen)), violations(seen)
 
 
+def _declared_dead(second: int) -> Change:
+    return _change(second, "running", "failed", kind="job", row_key="7", job=None)
+
+
+def _renewed(second: int) -> Change:
+    return _change(second, "failed", "running", kind="job", row_key="7", job=None)
+
+
+def test_a_job_may_be_renewed_before_its_first_work() -> None:
+    seen = replace(GOOD, changes=[_declared_dead(-9), _renewed(-8), *LIFE])
+    assert violations(seen) == []
+
+
 def test_a_stock_scheduler_goes_on_when_it_is_declared_dead() -> None:
-    dead = _change(-9, "running", "failed", kind="job", row_key="7", job=None)
-    back = _change(-8, "failed", "running", kind="job", row_key="7", job=None)
-    seen = replace(GOOD, changes=[dead, back, *LIFE])
-    assert len(violations(seen)) == 2
+    dead, back = _declared_dead(8), _renewed(9)
+    seen = replace(GOOD, changes=[*LIFE, dead, back])
+    assert len(violations(seen)) == 1
     assert violations(replace(seen, stock=frozenset({42}))) == []
 
 

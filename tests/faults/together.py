@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.faults.crashpoints import MOMENTS
+from tests.faults.environment import EXECUTOR
 from tests.faults.running import (
     DECLARED_DEAD,
     PATIENCE,
@@ -23,6 +24,8 @@ from tests.faults.schedulers import BEHAVIOUR, CRASH
 from tests.faults.work import LARGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.faults.field import Fields
     from tests.faults.schedulers import Scheduler
 
@@ -32,7 +35,7 @@ CRASH_RATE = 0.3
 """Runs that fall due each second while schedulers crash one after another, which takes its time."""
 FEW = 12
 """Crash points of routines with work, and of the others, in a short run."""
-CRASHES_WITHIN = 60.0
+CRASHES_WITHIN = 120.0
 """Seconds in which a scheduler comes to its crash point, if it ever does."""
 
 
@@ -130,7 +133,7 @@ ROUTINES = {
     "upstream": (),
 }
 """The routines that one algorithm has and the other has not."""
-WITH_WORK = ("create", "start", "schedule", "enqueue", "executor:FaultExecutor")
+WITH_WORK = ("create", "start", "schedule", "enqueue", f"executor:{EXECUTOR}")
 """The routines that come to a transaction only while there is work."""
 COMMON = (
     *("deadlines", "executor_callbacks", "connection_tests", "heartbeat", "adopt_orphans"),
@@ -154,23 +157,26 @@ def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
         one.open(1, CRASH_RATE)
         missed = []
         for routine, moment in points:
-            point = f"{routine}|{moment}|{draw.randint(1, 3)}"
-            victim = starter(one, outcome, **{CRASH: point})(point)
-            if _ended(victim, within=CRASHES_WITHIN):
-                victim.killed = True
+            point = f"{routine}|{moment}|{draw.randint(1, 2)}"
+            if _crashes(starter(one, outcome, **{CRASH: point}), point):
                 outcome.faults["crash point"] += 1
             else:
-                victim.kill()
                 missed.append(point)
         outcome.figures["crash points not reached"] = missed
         outcome.violations += [f"crash point not reached: {point}" for point in missed]
         finish(one, outcome, start)
 
 
-def _ended(scheduler: Scheduler, within: float) -> bool:
-    until = time.monotonic() + within
+def _crashes(start: Callable[[str], Scheduler], point: str) -> bool:
+    """Start a scheduler that comes to *point*; another one if it was declared dead before that."""
+    until = time.monotonic() + CRASHES_WITHIN
+    victim = start(point)
     while time.monotonic() < until:
-        if scheduler.code is not None:
-            return scheduler.code == -9
+        if victim.code == -signal.SIGKILL:
+            victim.killed = True
+            return True
+        if victim.code is not None:
+            victim = start(point)
         time.sleep(0.02)
+    victim.kill()
     return False
