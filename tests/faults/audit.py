@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 INSTALL = """
 CREATE TABLE fault_audit (
     seq bigserial PRIMARY KEY, at timestamptz NOT NULL, who text NOT NULL, kind text NOT NULL,
-    row_key text NOT NULL, try_number int, was_id text, is_id text, was text, became text, job int
+    row_key text NOT NULL, try_number int, was_id text, is_id text, was text, became text, job int,
+    xact xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 CREATE FUNCTION fault_audit_ti() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO fault_audit (at, who, kind, row_key, try_number, was_id, is_id, was, became, job)
@@ -52,9 +53,16 @@ CREATE TRIGGER fault_audit AFTER UPDATE ON job FOR EACH ROW
 """
 
 
+WHEN = "CASE kind WHEN 'job' THEN coalesce(pg_xact_commit_timestamp(xact::xid), at) ELSE at END"
+"""A job is dead for others when that has committed, which may take its time after the statement."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of one row, in the order in which the server made them."""
+    """One change of one row, in the order in which the server made them.
+
+    ``at`` – when the statement ran; for jobs, when it was committed.
+    """
 
     at: datetime
     who: str
@@ -75,7 +83,7 @@ class Change:
 
 def read_changes(engine: Engine) -> list[Change]:
     """Return everything that was written down."""
-    columns = ", ".join(Change.__dataclass_fields__)
+    columns = f"{WHEN}, {', '.join(list(Change.__dataclass_fields__)[1:])}"
     with engine.begin() as connection:
         rows: Any = connection.execute(text(f"SELECT {columns} FROM fault_audit ORDER BY seq"))
         return [Change(*row) for row in rows]

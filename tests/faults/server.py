@@ -21,6 +21,7 @@ SETTINGS = (
     "max_connections = 200",
     "deadlock_timeout = '200ms'",
     "track_activities = on",
+    "track_commit_timestamp = on",
 )
 
 Shutdown = Literal["fast", "immediate"]
