@@ -219,6 +219,10 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
             executor.debug_dump()
 
 
+# Airflow builds the metric of schedulers found dead, "schedulerjobrunner_end", from the runner's class.
+AsyncSchedulerJobRunner.__name__ = SchedulerJobRunner.__name__
+
+
 def _spare_the_collector() -> None:
     """Take all that was imported out of the garbage collector's sight, and let it look less often.
 

@@ -68,7 +68,7 @@ ORPHANED = ("queued", "running", "restarting", "scheduled", "deferred", None, "s
 @both()
 @pytest.mark.parametrize("job", ["failed", "running-late", "running", "none", "own", "triggerer"])
 def test_instances_of_dead_schedulers(w: World, job: str) -> None:
-    w.compare_metrics("scheduler.orphaned")
+    w.compare_metrics("scheduler.orphaned", "schedulerjobrunner_end")
     w.dag(tasks=" ".join(f"t{number}" for number, _ in enumerate(ORPHANED)))
     w.run()
     w.run(number=1, state="queued")
