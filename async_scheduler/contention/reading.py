@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 E = TypeVar("E")
+
+PACKED = ".jsonl.xz"
 
 
 class UnreadableTrace(AsyncSchedulerError):
@@ -92,9 +95,11 @@ class Trace:
 def read_trace(directory: Path) -> Trace:
     """Return the trace in *directory*. A file that breaks off is read as far as it goes.
 
+    Files that were packed anew with ``xz``, to be kept, are read too.
+
     :raises UnreadableTrace: when there is none, or one that this version cannot read.
     """
-    paths = sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
+    paths = sorted([*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{PACKED}")])
     if not paths:
         raise UnreadableTrace(f"{directory} holds no trace (*{SUFFIX})")
     trace = Trace(directory)
@@ -122,13 +127,14 @@ def _read_file(path: Path, trace: Trace) -> None:
 
 def _lines(path: Path, trace: Trace) -> Iterator[bytes]:
     try:
-        with gzip.open(path, "rb") as file:
+        opened: IO[bytes] = lzma.open(path) if path.suffix == ".xz" else gzip.open(path)
+        with opened as file:
             for line in file:
                 if line.endswith(b"\n"):
                     yield line
                 else:
                     trace.truncated.append(path)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile):
         trace.truncated.append(path)
 
 

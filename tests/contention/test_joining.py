@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -148,6 +150,15 @@ def test_trace_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None
     trace = read_trace(path.parent)
     assert trace.truncated == [path]
     assert trace.headers
+
+
+def test_trace_packed_to_be_kept_is_read_like_any_other(tmp_path: Path) -> None:
+    (path,) = write_trace(tmp_path / "trace", *two_routines()).iterdir()
+    before = read_trace(path.parent)
+    with lzma.open(path.with_suffix(".xz"), "wb") as packed:
+        packed.write(gzip.decompress(path.read_bytes()))
+    path.unlink()
+    assert read_trace(path.parent) == before
 
 
 def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
