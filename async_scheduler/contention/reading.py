@@ -6,7 +6,7 @@ import gzip
 import lzma
 import zlib
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -127,8 +127,8 @@ def _read_file(path: Path, trace: Trace) -> None:
 
 def _lines(path: Path, trace: Trace) -> Iterator[bytes]:
     try:
-        opened: IO[bytes] = lzma.open(path) if path.suffix == ".xz" else gzip.open(path)
-        with opened as file:
+        opener: Any = lzma.open if path.suffix == ".xz" else gzip.open
+        with opener(path, "rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
                     yield line
