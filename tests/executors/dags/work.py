@@ -17,7 +17,7 @@ def note(name: str) -> Path:
     The line says whose the process is: the Celery worker's, or else the scheduler's own.
     """
     folder = Path(os.environ["WORK_DIRECTORY"])
-    celery = any("celery" in " ".join(parent.cmdline()) for parent in psutil.Process().parents())
+    celery = any("[celeryd" in " ".join(parent.cmdline()) for parent in psutil.Process().parents())
     with (folder / name).open("a") as file:
         file.write(f"{'celery' if celery else 'local'}\n")
     return folder
