@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
+import asyncpg
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
@@ -76,13 +77,21 @@ _SQLITE_PRIMARY_CODES = {
 
 
 def classify(error: BaseException) -> Fault:
-    """Return the fault that *error* is; FATAL for anything that is not a known passing one."""
+    """Return the fault that *error* is; FATAL for anything that is not a known passing one.
+
+    Errors of asyncpg itself come from new connections only, lost while SQLAlchemy sets them up; later ones
+    are wrapped.
+    """
     if isinstance(error, StaleDataError | PendingRollbackError | LostRace):
         return Fault.LOST_RACE
     if isinstance(error, PoolTimeout):
         return Fault.POOL_EXHAUSTED
     if isinstance(error, DBAPIError):
         return _classify_dbapi(error)
+    if isinstance(error, asyncpg.PostgresError):
+        return _by_code(error) or Fault.FATAL
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return Fault.DISCONNECTED
     if isinstance(error, TimeoutError | ExecutorUnresponsive):
         return Fault.TIMED_OUT
     if isinstance(error, ConnectionError | DatabaseUnreachable):

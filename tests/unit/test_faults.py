@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+import asyncpg
 import pytest
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -110,6 +111,12 @@ def test_airflows_advisory_lock_error_is_a_lock_not_available() -> None:
         (ConnectionResetError(), Fault.DISCONNECTED),
         (DatabaseUnreachable(OSError()), Fault.DISCONNECTED),
         (ExecutorUnresponsive("x", "revoke_task", 1), Fault.TIMED_OUT),
+        # As they are: from a new connection that is lost before SQLAlchemy has set it up.
+        (asyncpg.InterfaceError("connection is closed"), Fault.DISCONNECTED),
+        (asyncpg.InternalClientError("cannot switch to state 12"), Fault.DISCONNECTED),
+        (asyncpg.ConnectionDoesNotExistError("closed in the middle"), Fault.DISCONNECTED),
+        (asyncpg.AdminShutdownError("terminating connection"), Fault.DISCONNECTED),
+        (asyncpg.InvalidPasswordError("no"), Fault.FATAL),
         (FileNotFoundError(), Fault.FATAL),
         (RuntimeError("UNEXPECTED COMMIT"), Fault.FATAL),
     ],
