@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.models.dagrun import DagRun
+from airflow.models.pool import Pool
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
@@ -151,3 +152,17 @@ async def test_a_task_is_queued_after_the_places_were_counted(
         queued = session.scalars(select(TaskInstance.queued_dttm)).one()
     assert queued is not None
     assert queued >= counted[0]
+
+
+async def test_a_section_that_another_scheduler_is_in_is_tried_again_soon(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [2]))
+    create_run("dag", state=DagRunState.RUNNING)
+    set_state("l0_t0", "scheduled")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        enqueue = stages(assembly).enqueue
+        with create_session(scoped=False) as other:
+            other.execute(select(Pool).with_for_update())
+            taken = await enqueue.run_once()
+        assert taken.counts == {"busy": 1}
+        assert 0 < (taken.due_in or 0) < 0.25, "sooner than the probe looks"
+        assert (await enqueue.run_once()).counts == {"queued": 1}

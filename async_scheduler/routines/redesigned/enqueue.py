@@ -47,6 +47,9 @@ log = logging.getLogger(__name__)
 
 SLICE = 0.005
 """Seconds of work at a stretch before the loop gets its turn."""
+TAKEN_LOOK_AGAIN = 0.03
+"""Seconds after which a section that another scheduler was in is tried again: about as long as one takes. It
+may have looked before what waits here was committed, and nobody else tells it."""
 ENDED = frozenset({"success", "failed"})
 
 
@@ -104,7 +107,7 @@ class EnqueueTaskInstances:
         if section is None:
             log.debug("Critical section lock held by another scheduler")
             stats.incr("scheduler.critical_section_busy")
-            return Outcome({"busy": 1})
+            return Outcome({"busy": 1}, due_in=TAKEN_LOOK_AGAIN)
         await self._hand_over()
         _report(section)
         self.backlog = section.left_over
