@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from poc_bench.database.address import Address
 
+TUNED = {"AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "256"}
+"""With this the stock scheduler works faster than as it comes."""
 EXECUTOR = "tests.faults.executor.FaultExecutor"
 QUICK_TIMES = {
     "SCHEDULER_HEARTBEAT_SEC": "1",

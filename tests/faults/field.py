@@ -21,7 +21,7 @@ from poc_bench.processes import Child, module
 from poc_bench.workloads import sized
 from tests.faults.audit import INSTALL, read_changes
 from tests.faults.collecting import read_consequences
-from tests.faults.environment import environment
+from tests.faults.environment import TUNED, environment
 from tests.faults.invariants import Evidence, Given
 from tests.faults.schedulers import Schedulers
 from tests.faults.watch import OURS, Watch
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SEED = 7
 RECORD = "record.jsonl"
 """The file in a field's folder that the workers write."""
+_UNDISTURBED = {**TUNED, "AIRFLOW__CORE__EXECUTOR": "poc_bench.executor.bench.BenchExecutor"}
 PATIENT = 300.0
 """Seconds within which a process has started, however busy the machine is."""
 
@@ -239,7 +240,7 @@ class Fields:
     def _oracle(self, label: str) -> correctness.EndState:
         """Return how the stock scheduler ends the workload, undisturbed."""
         if label not in self._oracles:
-            with self._raw(label, oracle={}, more=_TUNED) as one:
+            with self._raw(label, oracle={}, more=_UNDISTURBED) as one:
                 one.schedulers.start("oracle")
                 one.open(1)
                 assert one.wait(600), "the stock scheduler does not end the work"
@@ -272,12 +273,6 @@ class Fields:
         if child.wait(300):
             raise AssertionError(f"{arguments} failed:\n{child.log.read_text()[-3000:]}")
 
-
-_TUNED = {
-    "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "256",
-    "AIRFLOW__CORE__EXECUTOR": "poc_bench.executor.bench.BenchExecutor",
-}
-"""The oracle works as fast as it can."""
 
 ALGORITHMS: dict[str, Mapping[str, str]] = {
     "redesigned": ARMS["redesigned"].environment,

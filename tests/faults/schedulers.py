@@ -139,11 +139,12 @@ class Schedulers:
     def endings(self) -> list[str]:
         """Return a line for each async scheduler that ended by itself, though nobody had declared it dead.
 
-        Those that could not even start, for want of a database, are left out.
+        Those that had not come to a first heartbeat of their executor, for want of a database, are left out.
         """
         lines = []
         for one in self.all:
-            if one.killed or one.code in (None, 0) or STARTED not in one.text:
+            turned = (self.folder / "ready" / str(one.pid)).exists()
+            if one.killed or one.stock or one.code in (None, 0) or not turned:
                 continue
             if not any(STEPS_DOWN.match(line) for line in one.text.splitlines()):
                 lines.append(f"{one.label}: {one.text.strip().splitlines()[-1][-300:]}")

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.faults.crashpoints import MOMENTS
-from tests.faults.environment import EXECUTOR
+from tests.faults.environment import EXECUTOR, TUNED
 from tests.faults.running import (
     DECLARED_DEAD,
     PATIENCE,
@@ -51,7 +51,7 @@ def _shared(schedulers: int, stock: int) -> Scenario:
             for number in range(schedulers):
                 start(f"async {number}")
             for number in range(stock):
-                one.schedulers.start(f"stock {number}")
+                one.schedulers.start(f"stock {number}", **TUNED)
             one.open(schedulers + stock, 2 * RATE)
             began = time.monotonic()
             wait(one, start)
