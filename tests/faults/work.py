@@ -25,7 +25,7 @@ CALLED = ("called_good", "called_bad", "killed")
 """Dags with callbacks for the end of their runs."""
 KILLED = ("killed_called", "killed")
 """Tasks whose first worker dies without a word; the first one has callbacks."""
-SMALL = "eventful:dags=1,runs=2,duration=0.1"
+SMALL = "eventful:dags=1,runs=2,duration=0.1,kills=0"
 MEDIUM = "eventful:dags=1,runs=4,duration=0.1"
 LARGE = "eventful:dags=1,runs=12,duration=0.1"
 RETRIES = 9
