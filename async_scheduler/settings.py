@@ -162,7 +162,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "queue_batch",
-        "512",
+        "256",
         _integer(1, 100_000, "task instances"),
         "How many task instances the redesigned scheduler queues in one critical section at most; in the "
         "place of ``[scheduler] max_tis_per_query``. Executor slots and ``[core] parallelism`` hold as ever.",
@@ -340,7 +340,7 @@ class Settings:
     dags_per_creation: int = 50
     instances_per_creation: int = 5000
     starts_per_pass: int = 200
-    queue_batch: int = 512
+    queue_batch: int = 256
     probe_interval: float = 0.25
     sweep_interval: float = 1.0
     examine_all_interval: float = 30.0
