@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from tests.faults.running import Outcome
 
 
+CHECKED = """Checked after each scenario, from the database's own record of every change and from what
+workers were given: end states as the stock scheduler leaves them; each try given and started
+once, after it was queued; no step of a state that the rules do not know; no limit of pools,
+dags, tasks and runs exceeded at any moment; no more tries than faults account for; nothing
+queued in the name of a job that is declared dead; audit rows, callbacks of runs and tasks,
+asset events and the runs they ask for, none lost or doubled; no connection, lock or process
+left; every scheduler ended by a signal or with a clear message and a code."""
+
+
 def earlier(folder: Path) -> list[Outcome]:
     """Return the outcomes that *folder* holds already."""
     from tests.faults.running import Outcome
@@ -76,6 +85,8 @@ def _summary(record: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
         *(_row(outcome) for outcome in outcomes),
         "",
         "A reset is a task instance that a living scheduler took from a dead one and put back: one more try.",
+        "",
+        CHECKED,
         "",
         "## Figures",
         "",
