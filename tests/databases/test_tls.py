@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,24 @@ def server(authority: Authority) -> Iterator[Postgres]:
 @pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+async def connections_gone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Let a test end when its TCP connections have: closing one that speaks TLS takes an answer."""
+    loop = asyncio.get_running_loop()
+    connect = loop.create_connection
+    made: list[asyncio.BaseTransport] = []
+
+    async def noted(*arguments: Any, **options: Any) -> Any:
+        transport, protocol = await connect(*arguments, **options)
+        made.append(transport)
+        return transport, protocol
+
+    monkeypatch.setattr(loop, "create_connection", noted)
+    yield
+    while any(transport.get_extra_info("socket").fileno() != -1 for transport in made):
+        await asyncio.sleep(0.01)
 
 
 async def ask(url: str, question: str, monkeypatch: pytest.MonkeyPatch) -> Any:
