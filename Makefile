@@ -59,7 +59,7 @@ format: $(READY)  ## Format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 
 test: $(READY) browser servers  ## All tests but the deep ones, on an embedded PostgreSQL
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not deep and not faults" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup --reruns 1 --rerun-show-tracebacks -m "not deep and not faults" $(ARGS)
 
 browser:
 	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
