@@ -16,6 +16,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from async_scheduler.bridge.executor_log import log_sparingly
 from async_scheduler.bridge.threads import PurposeThread
 from async_scheduler.errors import ExecutorUnresponsive
 
@@ -221,7 +222,7 @@ class ExecutorPort:
 
 
 def _settle_in(executor: BaseExecutor) -> None:
-    """Make the calling thread one on which *executor* works as on the one that it was made on.
+    """Make the calling thread one on which *executor* works as on the one that it was made on, and says less.
 
     Celery has a current app for each thread; CeleryExecutor relies on it when it adopts, and meets an app
     without a result backend where it is not set.
@@ -229,6 +230,7 @@ def _settle_in(executor: BaseExecutor) -> None:
     app = getattr(executor, "celery_app", None)
     if app is not None:
         app.set_current()
+    log_sparingly(executor)
 
 
 def _display_name(executor: BaseExecutor) -> str:
