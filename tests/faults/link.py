@@ -39,7 +39,7 @@ class FaultyLink:
 
     def __enter__(self) -> FaultyLink:
         self._thread.start()
-        self._started.wait(10)
+        assert self._started.wait(300), "the link does not listen"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,13 +52,18 @@ class FaultyLink:
         self.port = server.sockets[0].getsockname()[1]
         self._started.set()
         self._loop.run_forever()
-        for connection in list(self._connections):
-            connection.reset()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.1))
         server.close()
+        self._loop.run_until_complete(self._end())
         self._loop.close()
+
+    async def _end(self) -> None:
+        """End every connection, those not yet passed on included, and wait until they are gone."""
+        await asyncio.sleep(0.1)  # whoever was just let in has a task that runs
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.1)
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -66,6 +71,9 @@ class FaultyLink:
         except OSError:
             writer.transport.abort()
             return
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         connection = _Connection((writer, far_writer))
         connection.open.set()
         self._connections.add(connection)

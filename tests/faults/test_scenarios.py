@@ -18,7 +18,7 @@ SHORT = ("scheduler_paused", "backend_terminated")
 
 
 @pytest.mark.xdist_group("faults")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("name", SHORT)
 def test_short(fields: Fields, name: str) -> None:
     seed = random.SystemRandom().randrange(1_000_000)
