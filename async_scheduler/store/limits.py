@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, Update, false, func, not_, select, true
@@ -44,6 +45,21 @@ def flip(dialect: Dialect) -> Update:
 
 
 @statement
+def wrong(dialect: Dialect) -> Select[Any]:
+    """Select those of the dags *dag_ids* whose flag is wrong. Locks nothing."""
+    return select(DAG.c.dag_id).where(
+        among(DAG.c.dag_id, "dag_ids", dialect), DAG.c.exceeds_max_non_backfill != _exceeds()
+    )
+
+
+@statement
+def free(dialect: Dialect) -> Select[Any]:
+    """Lock those of the dags *dag_ids* that nobody holds."""
+    query = select(DAG.c.dag_id).where(among(DAG.c.dag_id, "dag_ids", dialect)).order_by(DAG.c.dag_id)
+    return locked(query, DAG, dialect, skip=True)
+
+
+@statement
 def held_back(dialect: Dialect) -> Select[Any]:
     """Lock the dags that are due and have room, but whose flag says that they have none."""
     due = (
@@ -59,10 +75,34 @@ async def refresh_exceeding(session: AsyncSession, dag_ids: Collection[str]) -> 
     """Correct the flag of the dags and return for how many it changed.
 
     Mirrors ``SchedulerJobRunner._set_exceeds_max_active_runs``. Locks: the ``dag`` rows that change, waiting
-    for a DAG processor that holds them; for a transaction of its own, so that nothing waits behind it.
+    for a DAG processor that holds them.
     """
     result = await session.execute(flip(dialect_of(session)), {"dag_ids": sorted(dag_ids)})
     return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """How many flags changed, and the dags whose flag is still wrong because somebody holds their row."""
+
+    changed: int = 0
+    held: frozenset[str] = frozenset()
+
+
+async def correct_exceeding(session: AsyncSession, dag_ids: Collection[str]) -> Corrected:
+    """Correct the flag of those of the dags that nobody holds; for a transaction of its own.
+
+    A DAG processor keeps its rows for a whole parse, and whoever waited for it would stand still meanwhile.
+    Locks: the ``dag`` rows that change NO KEY UPDATE SKIP LOCKED, until the commit; none where no flag is
+    wrong.
+    """
+    dialect = dialect_of(session)
+    found = frozenset((await session.scalars(wrong(dialect), {"dag_ids": sorted(dag_ids)})).all())
+    if not found:
+        return Corrected()
+    ours = (await session.scalars(free(dialect), {"dag_ids": sorted(found)})).all()
+    changed = await refresh_exceeding(session, ours) if ours else 0
+    return Corrected(changed, found.difference(ours))
 
 
 async def lift_stale(session: AsyncSession) -> int:

@@ -195,12 +195,24 @@ UPDATE dag SET exceeds_max_non_backfill=dag.exceeds_max_non_backfill = 0 WHERE d
 FROM dag_run
 WHERE dag_run.dag_id = dag.dag_id AND dag_run.state IN (__[POSTCOMPILE_state_1]) AND dag_run.run_type != %s) >= coalesce(dag.max_active_runs, %s));
 
+-- limits.free
+SELECT dag.dag_id
+FROM dag
+WHERE dag.dag_id IN (__[POSTCOMPILE_dag_ids]) ORDER BY dag.dag_id FOR UPDATE OF dag SKIP LOCKED;
+
 -- limits.held_back
 SELECT dag.dag_id
 FROM dag
 WHERE dag.exceeds_max_non_backfill = true AND dag.is_paused = false AND dag.next_dagrun_create_after <= now() AND (SELECT count(*) AS count_1
 FROM dag_run
 WHERE dag_run.dag_id = dag.dag_id AND dag_run.state IN (__[POSTCOMPILE_state_1]) AND dag_run.run_type != %s) < coalesce(dag.max_active_runs, %s) ORDER BY dag.dag_id FOR UPDATE OF dag SKIP LOCKED;
+
+-- limits.wrong
+SELECT dag.dag_id
+FROM dag
+WHERE dag.dag_id IN (__[POSTCOMPILE_dag_ids]) AND dag.exceeds_max_non_backfill != ((SELECT count(*) AS count_1
+FROM dag_run
+WHERE dag_run.dag_id = dag.dag_id AND dag_run.state IN (__[POSTCOMPILE_state_1]) AND dag_run.run_type != %s) >= coalesce(dag.max_active_runs, %s));
 
 -- pools.active
 SELECT task_instance.dag_id, task_instance.task_id, task_instance.run_id, count(*) AS count_1

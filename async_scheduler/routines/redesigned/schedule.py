@@ -16,12 +16,13 @@ from async_scheduler.errors import LostRace
 from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
 from async_scheduler.routines.redesigned.ending import end_runs
 from async_scheduler.routines.redesigned.expanding import write_expansions
+from async_scheduler.routines.redesigned.flags import LimitFlags
 from async_scheduler.routines.redesigned.handover import Handover
 from async_scheduler.routines.redesigned.layout import Layouts
 from async_scheduler.routines.redesigned.unusual import is_unusual
 from async_scheduler.routines.redesigned.visiting import Visited, parts_of, visit
 from async_scheduler.routines.redesigned.writing import write
-from async_scheduler.store.limits import COUNTED_RUN_TYPES, refresh_exceeding
+from async_scheduler.store.limits import COUNTED_RUN_TYPES
 from async_scheduler.store.running import ClaimedRun, claim_runs, unverified_runs
 
 if TYPE_CHECKING:
@@ -58,13 +59,15 @@ class Pass:
     locked: list[int] = field(default_factory=list)
     put_off: list[int] = field(default_factory=list)
     lost_race: bool = False
+    lifted: int = 0
 
 
 class ScheduleTaskInstances:
     """The middle of ``SchedulerJobRunner._do_scheduling`` over dirty runs, each visited to its fix point.
 
     Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED for one batch, then its task instances in the order of ids,
-    until the commit. The limit flag of dags is corrected afterwards, in a transaction of its own.
+    until the commit. The limit flag of dags is corrected afterwards, in a transaction of its own; a ``dag``
+    row that somebody holds is passed over and tried again soon.
 
     Several passes may be under way at the same time, each a :class:`Lane`: they have no run in common, so
     they lock nothing that another one wants, and a long visit of one run delays no other.
@@ -91,6 +94,7 @@ class ScheduleTaskInstances:
         self._batch = batch
         self._wake_another = wake_another
         self._handover = Handover(scheduler, sessions)
+        self._flags = LimitFlags(sessions)
         self._verified: dict[int, UUID] = {}
         self._layouts = Layouts()
 
@@ -100,7 +104,7 @@ class ScheduleTaskInstances:
         done = Pass(now, self._dirty.take(self._batch, now))
         due_in = self._dirty.due_in(now)
         if not done.ids:
-            return Outcome(due_in=due_in)
+            return await self._correct_flags(due_in)
         if due_in == 0.0:
             self._wake_another()
         try:
@@ -121,7 +125,8 @@ class ScheduleTaskInstances:
             return False
         try:
             changed = await self._follow_up(done)
-            await self._refresh_flags(done)
+            self._flags.doubt(run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES)
+            done.lifted = await self._flags.correct()
         except BaseException:
             # Committed, but not followed up: a look too many costs little, one too few a long time.
             self._dirty.mark(done.ids)
@@ -214,10 +219,10 @@ class ScheduleTaskInstances:
         await self._compile(done.unplanned)
         return changed
 
-    async def _refresh_flags(self, done: Pass) -> None:
-        if dag_ids := {run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES}:
-            async with transaction(self._sessions) as tx:
-                await refresh_exceeding(tx.session, dag_ids)
+    async def _correct_flags(self, due_in: float | None) -> Outcome:
+        """Try the flags again whose rows somebody held, and wake who waits for them."""
+        lifted = await self._flags.correct()
+        return Outcome(progressed=lifted > 0, due_in=_sooner(due_in, self._flags.due_in), wakes=("create",))
 
     def _plan_next_visits(self, done: Pass) -> None:
         dirty = self._dirty
@@ -282,7 +287,7 @@ class ScheduleTaskInstances:
             self._dirty.mark(run.id for run in unplanned)
 
     def _report(self, done: Pass, changed: bool) -> Outcome:
-        due_in = self._dirty.due_in(timezone.utcnow())
+        due_in = _sooner(self._dirty.due_in(timezone.utcnow()), self._flags.due_in)
         if done.lost_race:
             return Outcome({"lost_race": 1}, more=True, due_in=due_in)
         counts = {
@@ -293,7 +298,7 @@ class ScheduleTaskInstances:
             "ended": len(done.ended),
             "locked": len(done.locked),
         }
-        ended = bool(done.ended) or changed
+        ended = bool(done.ended) or changed or done.lifted > 0
         return Outcome(
             counts,
             progressed=bool(done.scheduled or done.finished or ended),
@@ -313,6 +318,11 @@ class Lane:
     async def run_once(self) -> Outcome:
         """Visit a batch of dirty runs."""
         return await self.stage.run_once()
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    """Return the shorter of two waits; None is one without an end."""
+    return one if other is None or (one is not None and one < other) else other
 
 
 def _report_decisions(visited: Sequence[Visited]) -> None:
