@@ -203,7 +203,8 @@ class Assembly:
             *(self._timer_driver(timer) for timer in timers),
         ]
         if scheduler._scheduler_use_job_schedule:
-            create: Routine = CreateDagRuns(scheduler, sessions, self.secrets.for_new_runs)
+            poll = self._settings.executor_poll_interval
+            create: Routine = CreateDagRuns(scheduler, sessions, poll, self.secrets.for_new_runs)
             if self.redesigned is not None:
                 create = self.redesigned.create(self.secrets.for_new_runs)
             drivers.insert(0, self._driver(create, Schedule(rest, core=True, wakes=("start",))))
