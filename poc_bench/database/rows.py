@@ -163,6 +163,19 @@ class CellDatabase:
         ended = select(func.count()).select_from(RUN).where(RUN.c.run_id.not_like(f"{HISTORY_PREFIX}%"))
         return expected - self._scalar(ended)
 
+    def passed(self) -> tuple[int, int, int]:
+        """Return how many task instances have been scheduled, queued and ended so far.
+
+        Counted in the server: a cell may have many.
+        """
+        state = func.coalesce(TI.c.state, "none")
+        counts = (
+            func.count().filter(state.not_in(gone))
+            for gone in (("none",), ("none", "scheduled"), ("none", "scheduled", "queued", "running"))
+        )
+        scheduled, queued, ended = self._rows(select(*counts).select_from(TI))[0]
+        return scheduled, queued, ended
+
     def occupying(self) -> list[TaskInstanceRow]:
         """Return the task instances that hold slots now: queued or running."""
         return self._task_instances(TI.c.state.in_(("queued", "running")))
