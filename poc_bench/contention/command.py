@@ -12,7 +12,8 @@ from async_scheduler.contention.page import write_page
 from async_scheduler.contention.terminal import show
 from poc_bench.contention import controls
 from poc_bench.contention.beside import COMMANDS, beside
-from poc_bench.contention.experiment import MODES, Plan, Runner, families, modes
+from poc_bench.contention.experiment import Runner
+from poc_bench.contention.plan import MODES, Plan, families, modes
 from poc_bench.contention.servers import SPEED, LoggingPostgres
 from poc_bench.errors import UsageError
 from poc_bench.site import Executor

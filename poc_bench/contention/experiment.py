@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,16 +10,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from async_scheduler.contention.experiment import FILE, Experiment, Family, Mode, RunRecord, read, write
+from async_scheduler.contention.experiment import FILE, Experiment, Mode, RunRecord, read, write
 from poc_bench import correctness, machine
-from poc_bench.arms import arm as arm_named
 from poc_bench.contention import server_log
 from poc_bench.contention.beside import AccompaniedBench
+from poc_bench.contention.plan import REFERENCE, Job, Plan
 from poc_bench.contention.servers import ExplainingPostgres, LoggingPostgres
 from poc_bench.database.postgres import EmbeddedPostgres
 from poc_bench.errors import CellFailure, UsageError
 from poc_bench.figures import measure
-from poc_bench.site import CellKey, Executor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,14 +26,12 @@ if TYPE_CHECKING:
     from poc_bench.arms import Arm
     from poc_bench.bench import Bench
     from poc_bench.observation import Observation
-    from poc_bench.workloads.model import Sized
+    from poc_bench.site import CellKey
 
 TRACE = "AIRFLOW__ASYNC_SCHEDULER__TRACE_DIRECTORY"
 LEVEL = "AIRFLOW__ASYNC_SCHEDULER__TRACE_LEVEL"
 
-MODES: tuple[Mode, ...] = ("timing", "lanes", "overhead", "attribution", "census")
 UNTRACED: tuple[Mode, ...] = ("timing", "lanes")
-REPEATED: tuple[Mode, ...] = ("timing", "lanes", "overhead")
 SAMPLER = "AIRFLOW__ASYNC_SCHEDULER__TRACE_SAMPLER"
 LANES = "AIRFLOW__ASYNC_SCHEDULER__VISITS_AT_ONCE"
 LEVELS: dict[Mode, str] = {"attribution": "steps", "census": "ledger", "overhead": "ledger"}
@@ -46,90 +42,8 @@ SERVERS: dict[Mode, Callable[[], EmbeddedPostgres | ExplainingPostgres]] = {
     "census": ExplainingPostgres,
     "overhead": EmbeddedPostgres,
 }
-FAMILIES: dict[str, Family] = {
-    "naive": Family(
-        name="Airflow's own algorithm",
-        concurrent="naive",
-        sequential="naive-sequential",
-        shared="naive-shared-session",
-    ),
-    "redesigned": Family(
-        name="The redesigned algorithm", concurrent="redesigned", sequential="redesigned-sequential"
-    ),
-}
-REFERENCE = "sync"
-WITH_LANES = ("redesigned",)
-"""Arms in which the number of transactions that a routine has open at once can be set."""
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One run to be measured."""
-
-    key: CellKey
-    mode: Mode
-    lanes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure. ``repeats`` are those of the untraced runs; the other modes run once for each arm.
-
-    ``only`` restricts the arms of the families and the reference; ``lanes`` are for the mode of that name;
-    ``beside`` are processes of Airflow that work on the same database meanwhile; with the executor ``local``
-    real task processes and their API server do, too.
-    """
-
-    workload: Sized
-    families: tuple[Family, ...]
-    modes: tuple[Mode, ...] = MODES
-    rtts: tuple[float, ...] = (0.0,)
-    schedulers: tuple[int, ...] = (1,)
-    repeats: int = 7
-    seed: int = 1
-    timeout: float = 300.0
-    reference: str | None = REFERENCE
-    lanes: tuple[int, ...] = (1, 2, 4, 8)
-    only: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-    executor: Executor = "bench"
-
-    def arms(self) -> list[str]:
-        """Return the arms of all families, each once, and the reference."""
-        named = [a for f in self.families for a in (f.sequential, f.shared, f.concurrent)]
-        found = dict.fromkeys(a for a in (*named, self.reference) if a is not None)
-        return [name for name in found if not self.only or name in self.only]
-
-    def jobs(self, mode: Mode) -> list[Job]:
-        """Return the runs of *mode* in the order in which they are measured.
-
-        Timed repeats are interleaved, the arms of each in an order drawn by chance, so that a drifting
-        machine hits all arms alike.
-        """
-        chance = random.Random(self.seed)
-        found = []
-        for repeat in range(1, (self.repeats if mode in REPEATED else 1) + 1):
-            for rtt in self.rtts if mode not in ("overhead", "census") else (0.0,):
-                for schedulers in self.schedulers if mode not in ("overhead", "lanes") else (1,):
-                    variants = self._variants(mode)
-                    chance.shuffle(variants)
-                    found += [
-                        Job(self._key(name, rtt, schedulers, repeat), mode, lanes) for name, lanes in variants
-                    ]
-        return found
-
-    def _variants(self, mode: Mode) -> list[tuple[str, int | None]]:
-        concurrent = [f.concurrent for f in self.families if f.concurrent in self.arms()]
-        if mode == "overhead":
-            return [(name, None) for name in concurrent for _ in range(2)]
-        if mode == "lanes":
-            return [(name, lanes) for name in concurrent if name in WITH_LANES for lanes in self.lanes]
-        return [(name, None) for name in self.arms()]
-
-    def _key(self, name: str, rtt: float, schedulers: int, repeat: int) -> CellKey:
-        return CellKey(self.workload, arm_named(name), rtt, schedulers, repeat, self.seed, self.executor)
 
 
 @dataclass
@@ -283,27 +197,3 @@ def _fill(record: RunRecord, key: CellKey, seen: Observation) -> None:
     record.correct = not wrong
     if wrong:
         record.failure = f"wrong outcome: {wrong[0]}"
-
-
-def families(names: str) -> tuple[Family, ...]:
-    """Return the families of those names, separated by commas.
-
-    :raises UsageError: for a name that is not one.
-    """
-    wanted = names.split(",")
-    for name in wanted:
-        if name not in FAMILIES:
-            raise UsageError(f"There is no family {name!r}. There are: {', '.join(FAMILIES)}")
-    return tuple(FAMILIES[name] for name in wanted)
-
-
-def modes(names: str) -> tuple[Mode, ...]:
-    """Return the modes of those names, separated by commas.
-
-    :raises UsageError: for a name that is not one.
-    """
-    wanted = names.split(",")
-    for name in wanted:
-        if name not in MODES:
-            raise UsageError(f"There is no mode {name!r}. There are: {', '.join(MODES)}")
-    return tuple(mode for mode in MODES if mode in wanted)
