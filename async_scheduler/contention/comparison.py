@@ -192,11 +192,13 @@ def _while_busy(report: Report) -> str:
 def scaling(evidence: Evidence) -> Question:
     """Question 8: lanes of one routine, and schedulers."""
     curves = [*_lane_curves(evidence), *_scheduler_curves(evidence)]
+    fixed = evidence.family.fixed
     if not curves:
-        return unanswered(8, "needs timed runs with more than one number of schedulers or lanes")
+        return unanswered(8, fixed or "needs timed runs with more than one number of schedulers or lanes")
     bends = [ordered[-1][0] <= ordered[0][2] for _, ordered in curves]
     answer: Answer = "objection right" if all(bends) else "mixed" if any(bends) else "objection wrong"
-    return question(8, curves[0][0], "; ".join(text for text, _ in curves[1:]), answer)
+    details = [*(text for text, _ in curves[1:]), *([fixed] if fixed else [])]
+    return question(8, curves[0][0], "; ".join(details), answer)
 
 
 def _lane_curves(evidence: Evidence) -> list[tuple[str, list[Gain]]]:

@@ -51,12 +51,13 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
 
 class Family(msgspec.Struct, kw_only=True):
-    """An algorithm in its arms."""
+    """An algorithm in its arms. ``fixed``: why the number of its routines at once cannot be varied, if so."""
 
     name: str
     concurrent: str
     sequential: str
     shared: str | None = None
+    fixed: str = ""
 
 
 class Experiment(msgspec.Struct, kw_only=True):

@@ -79,8 +79,8 @@ class Runner:
         """
         if earlier.workload != self.plan.workload.label and set(self.plan.modes) != {"overhead"}:
             raise UsageError(f"The experiment in {self.directory} has other work: {earlier.workload}")
-        known = {family.name for family in earlier.families}
-        earlier.families += [family for family in self.plan.families if family.name not in known]
+        ours = {family.name: family for family in self.plan.families}
+        earlier.families = [ours.pop(family.name, family) for family in earlier.families] + [*ours.values()]
         self.experiment = earlier
 
     def run(self) -> Experiment:

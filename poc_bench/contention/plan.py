@@ -22,6 +22,8 @@ FAMILIES: dict[str, Family] = {
         concurrent="naive",
         sequential="naive-sequential",
         shared="naive-shared-session",
+        fixed="the number of routines at once cannot be varied here: each stage of Airflow's is one routine,"
+        " and a scheduler refuses to start with fewer connections than it has stages",
     ),
     "redesigned": Family(
         name="The redesigned algorithm", concurrent="redesigned", sequential="redesigned-sequential"

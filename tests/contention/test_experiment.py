@@ -61,9 +61,9 @@ def traced_with(folder: Path, arm: str) -> RunRecord:
     return traced(arm)
 
 
-def answers(folder: Path, *runs: RunRecord) -> dict[int, Question]:
+def answers(folder: Path, *runs: RunRecord, family: Family = FAMILY) -> dict[int, Question]:
     """Write an experiment of *runs* and return its questions."""
-    made = Experiment(created="now", workload="w", machine={}, families=[FAMILY], runs=list(runs))
+    made = Experiment(created="now", workload="w", machine={}, families=[family], runs=list(runs))
     experiment.write(made, folder)
     (report,) = reports(folder)
     return {asked.number: asked for asked in report.questions}
@@ -137,6 +137,15 @@ def test_failures_count_at_production_settings_only(tmp_path: Path) -> None:
 def test_scaling_that_bends_is_told(tmp_path: Path) -> None:
     more = [timed("together", 1.0 + n / 100, n, schedulers=2) for n in range(7)]
     assert answers(tmp_path, *both(2.0, 1.0), *more)[8].answer == "objection right"
+
+
+def test_why_routines_at_once_were_not_varied_is_said(tmp_path: Path) -> None:
+    family = Family(name="algorithm", concurrent="together", sequential="in turn", fixed="it cannot be")
+    more = [timed("together", 0.4 + n / 100, n, schedulers=2) for n in range(7)]
+    curve = answers(tmp_path, *both(2.0, 1.0), *more, family=family)[8]
+    assert (curve.answer, curve.detail) == ("objection wrong", "it cannot be")
+    alone = answers(tmp_path, *both(2.0, 1.0), family=family)[8]
+    assert (alone.answer, alone.detail) == ("not measured", "it cannot be")
 
 
 def test_rate_that_so_few_transactions_cannot_exclude_is_not_denied(tmp_path: Path) -> None:
