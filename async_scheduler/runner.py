@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow import settings as airflow_settings
 from airflow._shared.observability.metrics import stats
@@ -33,6 +33,9 @@ from async_scheduler.measure import loop_lag, stepping
 from async_scheduler.settings import Settings
 from async_scheduler.store.assets import deactivate_orphaned
 from async_scheduler.store.jobs import renew_job
+
+if TYPE_CHECKING:
+    from async_scheduler.database.fence import Fence
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +83,9 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
             self._renew_job()
             _spare_the_collector()
             with asyncio.Runner(loop_factory=make_loop) as runner:
-                runner.run(self._run())
+                fence = runner.run(self._run())
+            with create_session() as session:
+                fence.retire(session)  # Airflow's own write of the job's end does not look
             if airflow_settings.Session is not None:
                 airflow_settings.Session.remove()
         finally:
@@ -146,7 +151,7 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
             except Exception:
                 log.exception("Exception when executing Executor.end on %s", executor)
 
-    async def _run(self) -> None:
+    async def _run(self) -> Fence:
         real_executors = self.executors
         assembly = Assembly(self, self.async_settings)
         try:
@@ -156,6 +161,7 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
         finally:
             self.executors, self.executor = real_executors, real_executors[0]
             await assembly.close()
+        return assembly.fence
 
     async def _run_and_end(self, assembly: Assembly) -> None:
         lag = loop_lag.watch(assembly.tracing.lag, interval=self.async_settings.loop_lag_interval)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import event
 
 from async_scheduler.errors import SchedulerFenced
-from async_scheduler.store.jobs import read_job_state
+from async_scheduler.store.jobs import read_job_state, retire_job
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -95,6 +95,14 @@ class Fence:
             self._lost = SchedulerFenced(self._job, state, asked - self._beaten, self._threshold)
             raise self._lost
         self._confirmed = asked
+
+    def retire(self, session: Session) -> None:
+        """End the job well in *session*'s transaction: no scheduler takes it for a dead one after the commit.
+
+        :raises SchedulerFenced: when others have marked it before.
+        """
+        if not retire_job(session, self._job):
+            self.confirm(session)
 
     def beaten(self, age: float) -> None:
         """Note that the job's row now holds a heartbeat that is *age* seconds old."""

@@ -54,3 +54,19 @@ def renew_job(session: Session, job: int, now: datetime) -> None:
     Locks: its row; waits.
     """
     session.execute(renew(dialect_of(session)), {"job": job, "now": now})
+
+
+@statement
+def succeed(dialect: Dialect) -> Update:
+    """Make a running job one that has ended well; one that others have marked stays so. Parameter ``job``."""
+    alive = JOB.c.id == bindparam("job"), JOB.c.state == JobState.RUNNING
+    return JOB.update().where(*alive).values(state=JobState.SUCCESS)
+
+
+def retire_job(session: Session, job: int) -> bool:
+    """End *job* well, if it is still running; return whether it was. Nobody marks it failed after the commit.
+
+    Locks: its row; waits.
+    """
+    changed: Any = session.execute(succeed(dialect_of(session)), {"job": job})
+    return bool(changed.rowcount)

@@ -190,6 +190,9 @@ WHERE job.id = %s FOR UPDATE;
 -- jobs.renew
 UPDATE job SET state=%s, latest_heartbeat=%s WHERE job.id = %s;
 
+-- jobs.succeed
+UPDATE job SET state=%s WHERE job.id = %s AND job.state = %s;
+
 -- limits.flip
 UPDATE dag SET exceeds_max_non_backfill=dag.exceeds_max_non_backfill = 0 WHERE dag.dag_id IN (__[POSTCOMPILE_dag_ids]) AND dag.exceeds_max_non_backfill != ((SELECT count(*) AS count_1
 FROM dag_run

@@ -251,6 +251,23 @@ def test_scheduler_steps_down_with_one_clear_message(
         assert session.scalar(select(func.count()).where(TaskInstance.state == "success")) < 600
 
 
+class MarkedAtTheEnd(InstantExecutor):
+    """While its executor ends, with nothing left to commit, others declare the scheduler dead."""
+
+    def end(self) -> None:
+        super().end()
+        with create_session() as session:
+            session.execute(update(Job).values(state=JobState.FAILED))
+
+
+def test_job_marked_while_the_scheduler_ends_stays_failed(airflow_db: Database) -> None:
+    settings = Settings(event_loop="asyncio", executor_poll_interval=0.02)
+    with pytest.raises(SchedulerFenced, match=r"^Job \d+ of this scheduler is failed in the database"):
+        run_until_idle([MarkedAtTheEnd()], settings)
+    with create_session() as session:
+        assert session.scalars(select(Job.state)).all() == [JobState.FAILED]
+
+
 class SlowToStart(InstantExecutor):
     """Starts so slowly that others declare the scheduler dead meanwhile."""
 

@@ -21,7 +21,7 @@ def test_a_full_executor_says_so_once_in_a_while(monkeypatch: pytest.MonkeyPatch
     log: Any = Mock()
     executor = BaseExecutor(parallelism=1)
     executor._log = log
-    executor.running = {"a task"}  # type: ignore[arg-type]
+    executor.running = {"a task"}
     log_sparingly(executor)
     for _ in range(3):
         executor.heartbeat()
