@@ -8,6 +8,9 @@ from datetime import datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from async_scheduler.database.faults import classify
 from async_scheduler.decide.evaluate import Outcome, evaluate
 from async_scheduler.decide.facts import RunFacts
 from async_scheduler.decide.past import PreviousRun, blocked_tasks
@@ -135,9 +138,10 @@ async def visit(
     laid, unknown = await lay_out_runs(session, {run.id: compiled.plan for run, compiled in runs}, layouts)
     strange = [run for run, _ in runs if run.id in unknown]
     opened = [_Opened(run, compiled, *laid[run.id]) for run, compiled in runs if run.id in laid]
-    facts = await _gather(session, opened, now)
     visited = []
-    for one, known in zip(opened, facts, strict=True):
+    gathered, odd = await _gather_apart(session, opened, now)
+    strange += odd
+    for one, known in gathered:
         try:
             decided = _decide(one, known)
         # One run must not hold up the others, whatever is odd about it: Airflow's code, which gets it
@@ -158,6 +162,22 @@ def _decide(one: _Opened, facts: RunFacts) -> Visited:
     outcome = evaluate(one.board, facts)
     seconds = perf_counter() - started
     return Visited(one.run, one.compiled, one.board, one.ids, before, facts, outcome, seconds)
+
+
+async def _gather_apart(
+    session: AsyncSession, opened: Sequence[_Opened], now: datetime
+) -> tuple[list[tuple[_Opened, RunFacts]], list[ClaimedRun]]:
+    """Return the facts about *opened*, and the runs that raise: a retry in the year 10,000 does, say."""
+    try:
+        return list(zip(opened, await _gather(session, opened, now), strict=True)), []
+    except Exception as error:
+        if isinstance(error, SQLAlchemyError) or classify(error).passing:
+            raise
+        if len(opened) == 1:
+            log.exception("Cannot decide DAG run %s of %s", opened[0].run.run_id, opened[0].run.dag_id)
+            return [], [opened[0].run]
+    each = [await _gather_apart(session, [one], now) for one in opened]
+    return [found for some, _ in each for found in some], [run for _, odd in each for run in odd]
 
 
 async def _gather(session: AsyncSession, opened: Sequence[_Opened], now: datetime) -> list[RunFacts]:
