@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.utils.sqlalchemy import random_db_uuid
 from sqlalchemy import Integer, Text, and_, bindparam, case, cast, func, or_, select
 
-from async_scheduler.store.dialect import Dialect, among, dialect_of, statement, still
+from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, statement, still
 from async_scheduler.store.running import latest_version
 from async_scheduler.store.tables import DAG, INSTANCE, RUN
 
@@ -220,6 +220,24 @@ async def mark_queued(
     if not dialect.is_postgresql:
         result = await session.execute(queued(dialect), {"ids": sorted(ids)})
     return [QueuedRow._make(row) for row in result]
+
+
+@statement
+def owners(dialect: Dialect) -> Select[Any]:
+    """Lock the task instances *ids* and select by whom they were queued, as they are then."""
+    c = INSTANCE.c
+    query = select(c.id, c.state, c.queued_by_job_id).where(among(c.id, "ids", dialect)).order_by(c.id)
+    return locked(query, INSTANCE, dialect)
+
+
+async def find_queued_by(session: AsyncSession, ids: Sequence[UUID], job: int | None) -> set[UUID]:
+    """Return those of the task instances that are queued by *job*, as the transactions under way leave them.
+
+    Locks: ``task_instance`` NO KEY UPDATE in the order of ids, until the commit; waits. The rows are found by
+    their ids alone: a state in the condition would be looked at as it was before the wait.
+    """
+    rows = await session.execute(owners(dialect_of(session)), {"ids": sorted(ids)})
+    return {instance for instance, state, queued_by in rows if (state, queued_by) == ("queued", job)}
 
 
 @statement

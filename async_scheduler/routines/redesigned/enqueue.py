@@ -21,6 +21,7 @@ from async_scheduler.database.faults import Fault, classify
 from async_scheduler.database.transaction import Sessions, Transaction, after_commit, transaction
 from async_scheduler.decide.admit import Admission, Candidate, TaskLimits
 from async_scheduler.driver.routine import NOTHING, Outcome
+from async_scheduler.routines.redesigned.doubts import Doubts, Queued
 from async_scheduler.routines.redesigned.workloads import WorkloadFactory
 from async_scheduler.store.candidates import lock_candidates
 from async_scheduler.store.pools import count_active, enter_critical_section
@@ -82,24 +83,31 @@ class EnqueueTaskInstances:
         self._plans = plans
         self._batch = batch
         self._workloads = WorkloadFactory()
-        self._committed: deque[tuple[QueuedRow, Any]] = deque()
+        self._committed: deque[Queued] = deque()
+        self._doubts = Doubts()
         self._expected: list[tuple[ExecutorView, TaskInstanceKey]] = []
         self.backlog = False
         """Whether scheduled task instances may have been left behind: a freed slot may let them in."""
 
     async def run_once(self) -> Outcome:
         """Queue what fits; report how many, or that another scheduler holds the section."""
+        try:
+            self._committed += await self._doubts.settle(self._sessions, self._scheduler.job.id)
+            await self._hand_over()
+            return await self._pass()
+        finally:
+            # Also when the pass was cancelled after its commit: all of it is handed over.
+            while self._committed:
+                self._give()
+            if not self._doubts:
+                self._cease_to_expect()
+
+    async def _pass(self) -> Outcome:
         most = self._most()
         if most <= 0:
             log.debug("All executors are full, skipping critical section")
             self.backlog = True  # for all that is known: the next event makes room
             return NOTHING
-        try:
-            return await self._pass(most)
-        finally:
-            self._cease_to_expect()
-
-    async def _pass(self, most: int) -> Outcome:
         timer = stats.timer("scheduler.critical_section_duration")
         timer.start()
         section = await self._enter(most)
@@ -233,25 +241,22 @@ class EnqueueTaskInstances:
             key = TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index)
             executor.expect(key)
             self._expected.append((executor, key))
-        after_commit(lambda: self._committed.append((row, executor)))
+        self._doubts.add(row, executor)
+        after_commit(lambda: self._committed.append(self._doubts.resolve(row.id)))
 
     def _cease_to_expect(self) -> None:
-        """What was handed over by now is the executor's, the rest was rolled back."""
+        """What was handed over by now is the executor's, the rest is known to be rolled back."""
         for executor, key in self._expected:
             executor.cease_to_expect(key)
         self._expected.clear()
 
     async def _hand_over(self) -> None:
-        """Give the committed rows to their executors as workloads, all of them even when cancelled."""
-        try:
-            while self._committed:
-                until = perf_counter() + SLICE
-                while self._committed and perf_counter() < until:
-                    self._give()
-                await asyncio.sleep(0)
-        finally:
-            while self._committed:
+        """Give the committed rows to their executors as workloads."""
+        while self._committed:
+            until = perf_counter() + SLICE
+            while self._committed and perf_counter() < until:
                 self._give()
+            await asyncio.sleep(0)
 
     def _give(self) -> None:
         row, executor = self._committed.popleft()
