@@ -54,7 +54,8 @@ class ExecutorPort:
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._thread = PurposeThread(f"executor-{self.name}", partial(_settle_in, executor))
-        self._workloads: deque[Any] = deque()
+        # By identity, in order. The loop adds, the executor's thread takes out, each in one step of its own.
+        self._workloads: dict[int, Any] = {}
         self._calls: deque[Callable[[], object]] = deque()
         # Written by the executor's thread, so that nothing is lost with a beat nobody waits for any more.
         self._arrived: deque[Events] = deque()
@@ -76,7 +77,7 @@ class ExecutorPort:
 
     def accept(self, workload: Any) -> None:
         """Take a workload whose transaction has committed; the next beat hands it over."""
-        self._workloads.append(workload)
+        self._workloads[id(workload)] = workload
         self._outstanding[workload.key] += 1
         if (instance := getattr(workload, "ti", None)) is not None:
             self._ids[workload.key] = instance.id
@@ -136,8 +137,9 @@ class ExecutorPort:
         """Expect no more of the workload with *key*, and do not hand it over if that has not happened."""
         self._outstanding.pop(key, None)
         self._ids.pop(key, None)
-        for workload in [waiting for waiting in self._workloads if waiting.key == key]:
-            self._workloads.remove(workload)
+        for number, workload in list(self._workloads.items()):
+            if workload.key == key:
+                self._workloads.pop(number, None)
 
     async def beat(self) -> Beat:
         """Hand over what waits, send the heartbeat, bring back events into :attr:`events`.
@@ -173,14 +175,15 @@ class ExecutorPort:
 
         while self._calls:
             self._calls.popleft()()
-        waiting = list(self._workloads)
+        waiting = list(self._workloads.values())
         if waiting:
             with create_session() as session:
                 for workload in waiting:
-                    self.executor.queue_workload(workload, session=session)
+                    if id(workload) in self._workloads:  # not forgotten meanwhile
+                        self.executor.queue_workload(workload, session=session)
         # Removed only now that the executor's own transaction, if it made one, has committed.
-        for _ in waiting:
-            self._workloads.popleft()
+        for workload in waiting:
+            self._workloads.pop(id(workload), None)
         return len(waiting)
 
     async def end(self, patience: float) -> None:

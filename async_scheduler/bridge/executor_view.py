@@ -115,12 +115,17 @@ class ExecutorView:
         :raises NotImplementedError: when the executor cannot, or does not answer in time: upstream then goes
             on with the next executor.
         """
+        executor = self._port.executor
+
+        def revoke() -> None:
+            executor.revoke_task(ti=ti)
+            self._port.forget(ti.key)  # before the next beat could hand it over
+
         try:
-            self._wait_for("revoke_task", ti=ti)
+            self._port.call_and_wait(revoke, "revoke_task", self._call_timeout)
         except ExecutorUnresponsive as error:
             log.warning("%s; its stuck tasks are looked at again later", error)
             raise NotImplementedError from error
-        self._port.forget(ti.key)
 
     def _wait_for(self, method: str, *args: Any, **kwargs: Any) -> Any:
         function = getattr(self._port.executor, method)

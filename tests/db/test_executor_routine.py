@@ -19,6 +19,7 @@ from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import select, text, update
 
 from async_scheduler.bridge.executor_port import ExecutorPort
+from async_scheduler.bridge.threads import PurposeThread
 from async_scheduler.errors import ExecutorUnresponsive
 from async_scheduler.settings import Settings
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -364,6 +365,78 @@ async def test_calls_of_one_executor_never_overlap(airflow_db: Database) -> None
             for number in range(10):
                 group.create_task(assembly.ports[0].beat(), name=f"beat {number}")
     assert not overlapped
+
+
+async def test_a_workload_forgotten_while_others_are_handed_over_takes_none_of_them_along(
+    airflow_db: Database,
+) -> None:
+    """A stuck task is revoked while the executor is given new ones."""
+    write_dags(layered_dag("dag", [4]))
+    create_run("dag")
+    later: list[Any] = []
+
+    class Meddling(InstantExecutor):
+        def queue_workload(self, workload: Any, *args: Any, **kwargs: Any) -> None:
+            super().queue_workload(workload, *args, **kwargs)
+            if later:
+                port.forget(next(iter(port._workloads.values())).key)
+                port.accept(later.pop())
+
+    async with assembled(Meddling()) as assembly:
+        await _scheduled(assembly)
+        await routine(assembly, "enqueue").run_once()
+        port = assembly.ports[0]
+        later.append(port._workloads.popitem()[1])
+        await port.beat()
+        assert port.waiting == 1
+        await port.beat()
+        executor: Any = port.executor
+        assert (port.waiting, len(executor.runs)) == (0, 4)
+
+
+async def test_a_revoked_workload_that_was_not_handed_over_never_is(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    create_run("dag")
+
+    class Revoking(InstantExecutor):
+        def revoke_task(self, *, ti: Any) -> None:
+            assert port.waiting
+
+    executor = Revoking()
+    async with assembled(executor, settings=FAST) as assembly:
+        await _scheduled(assembly)
+        await routine(assembly, "enqueue").run_once()
+        port = assembly.ports[0]
+        with create_session() as session:
+            ti = session.scalars(select(TaskInstance)).one()
+        await asyncio.to_thread(assembly.views[0].revoke_task, ti=ti)
+        await port.beat()
+        assert not executor.runs
+        assert not port.has_unfinished_work
+
+
+def test_a_thread_of_one_purpose_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two callers at once: the loop's first beat, and the adoption of orphans."""
+    made: list[Any] = []
+    second = threading.Event()
+
+    class Slow(threading.Thread):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            made.append(self)
+            if len(made) > 1:
+                second.set()
+            second.wait(0.5)
+
+    purpose = PurposeThread("one")
+    callers = [threading.Thread(target=purpose.submit, args=(lambda: None,)) for _ in range(2)]
+    monkeypatch.setattr("async_scheduler.bridge.threads.threading.Thread", Slow)
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    purpose.close()
+    assert len(made) == 1
 
 
 async def test_executor_that_does_not_answer_in_time_is_named(hung: HungExecutor) -> None:

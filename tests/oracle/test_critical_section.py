@@ -168,7 +168,7 @@ async def enqueue_until_done(assembly: Assembly) -> Counter[Any]:
     while idle < 2:
         outcome = await routine.run_once()
         idle = 0 if outcome.counts.get("queued") or outcome.more else idle + 1
-    return Counter(workload.key for port in assembly.ports for workload in port._workloads)
+    return Counter(workload.key for port in assembly.ports for workload in port._workloads.values())
 
 
 def queued_by(algorithm: Algorithm, scene: Scene, runs: list[DagRun]) -> tuple[list[tuple[Any, ...]], int]:
