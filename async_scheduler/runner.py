@@ -60,6 +60,7 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
         self.async_settings = settings or Settings.from_airflow()
         super().__init__(*args, **kwargs)
         self._started: list[Any] = []
+        self._signalled = False
 
     def _execute(self) -> int | None:
         """Run until a signal, the number of runs asked for, or an error that no retry mends.
@@ -206,7 +207,9 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
                 loop.remove_signal_handler(number)
 
     def _on_stop_signal(self, assembly: Assembly, number: signal.Signals) -> None:
-        if not assembly.supervisor.stopping:
+        if not self._signalled:
+            # It may be stopping already, after --num-runs, and wait for its executors' tasks.
+            self._signalled = True
             log.info("Exiting gracefully upon receiving signal %s", number.name)
             assembly.supervisor.stop()
             return
