@@ -49,6 +49,38 @@ Examples:
   AIRFLOW__ASYNC_SCHEDULER__MODE=sequential airflow scheduler --async
                                         its coroutines one after another"""
 
+SECRETS_EPILOG = """
+
+Examples:
+
+  airflow async-scheduler secrets check                       the backends in search order
+  airflow async-scheduler secrets check --conn db --var key   who has them, and how long each took"""
+
+CONTENTION_EPILOG = """
+
+Examples:
+
+  airflow async-scheduler contention DIR                      the report in the terminal
+  airflow async-scheduler contention DIR --html page.html     and as a page
+  airflow async-scheduler contention DIR --since 10m          of the last ten minutes of the trace
+  airflow async-scheduler contention DIR --perfetto t.json.gz for ui.perfetto.dev"""
+
+TOP_EPILOG = """
+
+Examples:
+
+  airflow async-scheduler top                                 until Ctrl-C
+  airflow async-scheduler top --once --pid 4711               one view of one scheduler of several"""
+
+TRACE_EPILOG = """
+
+Examples:
+
+  airflow async-scheduler trace on /tmp/trace                 begin
+  airflow async-scheduler trace on /tmp/trace --level steps   with CPU per routine
+  airflow async-scheduler trace status
+  airflow async-scheduler trace off                           end; then: contention /tmp/trace"""
+
 SECRETS_COMMANDS: tuple[CLICommand, ...] = (
     ActionCommand(
         name="check",
@@ -64,6 +96,7 @@ SECRETS_COMMANDS: tuple[CLICommand, ...] = (
             ARG_OUTPUT,
             ARG_VERBOSE,
         ),
+        epilog=SECRETS_EPILOG,
     ),
 )
 
@@ -88,6 +121,7 @@ TRACE_COMMANDS: tuple[CLICommand, ...] = (
             ARG_PID,
             ARG_SOCKET,
         ),
+        epilog=TRACE_EPILOG,
     ),
     ActionCommand(
         name="off",
@@ -127,6 +161,7 @@ GROUP_COMMANDS: tuple[CLICommand, ...] = (
                 help="PostgreSQL's JSON log with log_lock_waits on; *.json in DIR are read anyway",
             ),
         ),
+        epilog=CONTENTION_EPILOG,
     ),
     ActionCommand(
         name="top",
@@ -137,8 +172,14 @@ GROUP_COMMANDS: tuple[CLICommand, ...] = (
             ARG_PID,
             ARG_SOCKET,
         ),
+        epilog=TOP_EPILOG,
     ),
-    GroupCommand(name="trace", help="Switch tracing in a running scheduler", subcommands=TRACE_COMMANDS),
+    GroupCommand(
+        name="trace",
+        help="Switch tracing in a running scheduler",
+        subcommands=TRACE_COMMANDS,
+        epilog=TRACE_EPILOG,
+    ),
     GroupCommand(name="secrets", help="Look into the async secrets chain", subcommands=SECRETS_COMMANDS),
 )
 """The commands of ``airflow async-scheduler``."""
@@ -173,7 +214,8 @@ def _add_async_flag(commands: list[CLICommand]) -> None:
 def run_scheduler(args: Namespace) -> Any:
     """Run the scheduler the user asked for: ours with ``--async``, else the stock one, untouched."""
     if getattr(args, "trace", None) and not args.use_async:
-        raise SystemExit("airflow scheduler: --trace needs --async")
+        print("airflow scheduler: --trace needs --async", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
     if getattr(args, "use_async", False):
         target = "async_scheduler.cli.scheduler_command.scheduler"
     else:

@@ -44,7 +44,7 @@ def contention(args: Namespace) -> None:
     """
     try:
         _report(args)
-    except AsyncSchedulerError as error:
+    except (AsyncSchedulerError, OSError) as error:
         print(f"airflow async-scheduler contention: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
 

@@ -41,6 +41,7 @@ def scheduler(args: Namespace) -> None:
             # Absolute before a daemon changes its directory.
             settings = replace(settings, trace_directory=str(Path(args.trace).absolute()))
         _require_event_loop(settings)
+        _require_trace_directory(settings)
         _require_database(settings)
     except (InvalidSetting, UnsupportedConnection) as error:
         print(f"airflow scheduler --async: error: {error}", file=sys.stderr)  # noqa: T201
@@ -54,6 +55,16 @@ def _require_event_loop(settings: Settings) -> None:
     except ModuleNotFoundError:
         allowed = "auto, asyncio; uvloop is not installed"
         raise InvalidSetting(SECTION, "event_loop", settings.event_loop, allowed) from None
+
+
+def _require_trace_directory(settings: Settings) -> None:
+    if not settings.trace_directory:
+        return
+    try:
+        Path(settings.trace_directory).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f"a directory that can be made, or nothing ({error.strerror})"
+        raise InvalidSetting(SECTION, "trace_directory", settings.trace_directory, allowed) from None
 
 
 def _require_database(settings: Settings) -> None:

@@ -105,6 +105,8 @@ def read_trace(directory: Path) -> Trace:
     trace = Trace(directory)
     for path in paths:
         _read_file(path, trace)
+    if not trace.headers:
+        raise UnreadableTrace(f"{directory} holds no trace that can be read: {paths[0].name} is damaged")
     trace.transactions.sort(key=lambda t: t.start)
     trace.iterations.sort(key=lambda i: i.start)
     trace.waits.sort(key=lambda w: w.t_start)

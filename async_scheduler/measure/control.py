@@ -175,12 +175,15 @@ class _Live:
 def listen(path: Path) -> socket.socket:
     """Return a bound socket at *path* that only its owner may use; a dead process's one is replaced.
 
-    :raises OSError: when somebody alive listens there, or the path is too long for a socket.
+    :raises OSError: when somebody alive listens there, a file is there that is no socket, or the path is too
+        long for one.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.exists():
+            if not path.is_socket():
+                raise OSError(errno.EEXIST, "A file that is no socket is there", str(path))
             if _answers(path):
                 raise OSError(errno.EADDRINUSE, "Somebody listens there", str(path))
             path.unlink()

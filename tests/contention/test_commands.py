@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import pty
@@ -72,6 +73,31 @@ def test_nothing_to_read_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.C
         contention_command.contention(parsed("contention", str(tmp_path)))
     assert ended.value.code == 2
     assert "holds no trace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"garbled", gzip.compress(b'{"half": '), gzip.compress(b"[]\n"), b""])
+def test_a_garbled_trace_is_one_line_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "scheduler.jsonl.gz").write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        contention_command.contention(parsed("contention", str(tmp_path)))
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path) in said
+    assert said.count("\n") == 1
+
+
+def test_a_server_log_that_is_not_there_is_one_line_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_trace(tmp_path, *two_routines())
+    with pytest.raises(SystemExit) as ended:
+        contention_command.contention(parsed("contention", str(tmp_path), "--server-log", "/nowhere.json"))
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "/nowhere.json" in said
+    assert said.count("\n") == 1
 
 
 def test_since() -> None:
@@ -312,8 +338,10 @@ async def test_live_view_in_a_terminal_quits_cleanly(scheduler_socket: Path) -> 
     assert b"\x1b[?25h" in shown, "the cursor is back"
 
 
-def test_trace_without_async_is_refused() -> None:
+def test_trace_without_async_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     from async_scheduler.cli.commands import run_scheduler
 
-    with pytest.raises(SystemExit, match="--trace needs --async"):
+    with pytest.raises(SystemExit) as ended:
         run_scheduler(Namespace(use_async=False, trace="/t"))
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "airflow scheduler: --trace needs --async\n"

@@ -84,6 +84,13 @@ async def test_dead_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path, soc
         control.listen(socket_path)
 
 
+def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(OSError, match="no socket"):
+        control.listen(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 async def test_live_view_shows_routines_waits_and_stops_measuring_when_left(
     socket_path: Path, engine: AsyncEngine, instrument: Instrument, monkeypatch: pytest.MonkeyPatch
 ) -> None:

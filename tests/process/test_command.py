@@ -62,6 +62,18 @@ def test_wrong_setting_is_named_and_nothing_touches_the_database(tmp_path: Path)
     )
 
 
+def test_a_trace_directory_that_cannot_be_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere = Database("none", str(tmp_path / "no-socket-here"))
+    with schedulers_on(nowhere, tmp_path) as schedulers:
+        process = schedulers.start("--async", "--trace", str(tmp_path / "file"))
+        assert process.wait() == 2
+    assert process.text.splitlines()[-1] == (
+        f"airflow scheduler --async: error: [async_scheduler] trace_directory = '{tmp_path / 'file'}' is not "
+        "allowed; allowed: a directory that can be made, or nothing (File exists)"
+    )
+
+
 def test_num_runs_and_only_idle_end_it_when_the_work_is_done(schedulers: Schedulers) -> None:
     write_dags(layered_dag("dag", [3, 3]))
     create_run("dag")
@@ -175,10 +187,10 @@ def _processes_of(session_leader: int) -> list[int]:
 
 def test_failure_at_the_start_leaves_no_worker_behind(schedulers: Schedulers) -> None:
     process = schedulers.start(
-        "--async", "--trace", "/proc/nowhere", AIRFLOW__CORE__EXECUTOR=LOCAL, AIRFLOW__CORE__PARALLELISM="2"
+        "--async", "--trace", "/proc/self", AIRFLOW__CORE__EXECUTOR=LOCAL, AIRFLOW__CORE__PARALLELISM="2"
     )
     assert process.wait() == 1, process.text
-    assert "/proc/nowhere" in process.text
+    assert "No trace can be written to /proc/self" in process.text
     wait_until(lambda: not _processes_of(process.pid))
 
 

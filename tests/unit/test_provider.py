@@ -21,6 +21,17 @@ def test_airflow_lists_the_provider_with_its_configuration() -> None:
     assert options["mode"]["default"] == "concurrent"
 
 
+@pytest.mark.parametrize(
+    "command", [["contention"], ["top"], ["trace"], ["trace", "on"], ["secrets", "check"]]
+)
+def test_each_command_has_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        get_parser().parse_args(["async-scheduler", *command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out.partition("Examples:")[2]
+    assert f"airflow async-scheduler {' '.join(command)}" in shown
+
+
 @pytest.mark.parametrize("arguments", [[], ["--async"]])
 def test_every_flag_of_the_scheduler_goes_with_async(arguments: list[str]) -> None:
     stock = ["--num-runs", "3", "--only-idle", "--daemon", "--pid", "p", "--log-file", "l"]
