@@ -19,6 +19,8 @@ from airflow.utils.process_utils import set_component_mp_start_method
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from sqlalchemy.exc import DBAPIError
 
+from async_scheduler.cli.database_check import check_database
+from async_scheduler.cli.log_server import log_server
 from async_scheduler.database.address import async_address
 from async_scheduler.database.capacity import require_pool
 from async_scheduler.driver.event_loop import loop_factory
@@ -76,8 +78,9 @@ def _require_database(settings: Settings) -> None:
         require_pool(settings.pool_size, settings.mode, len(executors))
 
 
-@cli_utils.action_cli  # type: ignore[untyped-decorator]
+@cli_utils.action_cli(check_db=False)  # type: ignore[untyped-decorator]
 def _run(args: Namespace, settings: Settings) -> None:
+    check_database()
     cli_utils.print_banner()
     if args.only_idle and args.num_runs <= 0:
         raise SystemExit("The --only-idle flag requires --num-runs to be set to a positive number.")
@@ -103,7 +106,7 @@ def _run_job(args: Namespace, settings: Settings) -> None:
         job=Job(), num_runs=args.num_runs, only_idle=args.only_idle, settings=settings
     )
     health_check = conf.getboolean("scheduler", "ENABLE_HEALTH_CHECK")
-    with stock._serve_logs(args.skip_serve_logs), stock._serve_health_check(health_check):
+    with log_server(args.skip_serve_logs), stock._serve_health_check(health_check):
         try:
             run_job(job=runner.job, execute_callable=runner._execute)
         except AsyncSchedulerError as error:

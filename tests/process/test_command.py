@@ -83,6 +83,32 @@ def test_num_runs_and_only_idle_end_it_when_the_work_is_done(schedulers: Schedul
     assert len(schedulers.runs()) == 6
 
 
+def test_missing_migrations_are_named_and_it_does_not_begin(schedulers: Schedulers) -> None:
+    with create_session() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = 'of long ago'"))
+    process = schedulers.start("--async", "--num-runs", "1")
+    assert process.wait() == 1
+    assert "Database migration required" in process.text
+    with create_session() as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 0
+
+
+def test_nothing_is_imported_that_only_other_processes_need(schedulers: Schedulers) -> None:
+    """Each of these is megabytes: those of the log server, and those for reading migrations."""
+    process = schedulers.start(
+        "--async",
+        "--num-runs",
+        "1",
+        PYTHONPROFILEIMPORTTIME="1",
+        AIRFLOW__DATABASE__CHECK_MIGRATIONS="False",  # else another process imports them
+    )
+    assert process.wait() == 0
+    lines = (line for line in process.text.splitlines() if line.startswith("import time:"))
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "async_scheduler.runner" in imported
+    assert not imported & {"alembic", "fastapi", "uvicorn"}
+
+
 def test_only_idle_needs_num_runs(schedulers: Schedulers) -> None:
     process = schedulers.start("--async", "--only-idle")
     assert process.wait() == 1
