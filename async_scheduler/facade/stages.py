@@ -92,7 +92,16 @@ class ScheduleGivenRuns(ScheduleTaskInstances):
         plans: Plans,
         refresh_flag: Callable[[str], object],
     ) -> None:
-        super().__init__(scheduler, sessions, DirtyRuns(), plans, batch=0, wake_another=lambda: None)
+        super().__init__(
+            scheduler,
+            sessions,
+            DirtyRuns(),
+            plans,
+            batch=0,
+            wake_another=lambda: None,
+            ahead=None,
+            courteous=False,
+        )
         self._kept = HandoverToCaller(scheduler, sessions)
         self._handover = self._kept
         self._refresh_flag = refresh_flag

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import func, select, update
 
+from async_scheduler.routines.redesigned.courtesy import AHEAD, Pauses
 from async_scheduler.routines.redesigned.schedule import LONGEST_REST
 from tests.oracle.test_critical_section import clear
 from tests.redesigned.test_stages import REDESIGNED, states
@@ -86,19 +88,64 @@ async def test_rows_equal_those_of_airflow(airflow_db: Database, length: int | N
     assert rows() == expected
 
 
-async def test_a_wide_map_is_expanded_and_scheduled_in_bulk(airflow_db: Database) -> None:
-    store(3000)
+async def test_a_wide_map_is_expanded_at_once_and_scheduled_in_portions(airflow_db: Database) -> None:
+    wide = AHEAD + 1000
+    store(wide)
     assert await settle("redesigned") == 0
-    assert states() == {"success": 1, "scheduled": 3000}
+    assert states() == {"success": 1, "scheduled": AHEAD, "None": 1000}
     with create_session() as session:
         in_order = (
             select(TaskInstance.map_index)
             .where(TaskInstance.task_id == "mapped")
             .order_by(TaskInstance.map_index)
         )
-        assert list(session.scalars(in_order)) == list(range(3000))
+        assert list(session.scalars(in_order)) == list(range(wide))
         versions = select(func.count(TaskInstance.dag_version_id.distinct()))
         assert session.scalar(versions) == 1
+        # Those of the lowest indexes, which the critical section takes first.
+        ready = in_order.where(TaskInstance.state == "scheduled")
+        assert list(session.scalars(ready)) == list(range(AHEAD))
+        some = TaskInstance.map_index.between(0, 299)
+        session.execute(update(TaskInstance).where(some).values(state="queued"))
+    assert await settle("redesigned") == 0
+    assert states() == {"success": 1, "queued": 300, "scheduled": AHEAD, "None": 700}
+
+
+async def test_a_large_expansion_pauses_while_there_are_other_runs(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = Counter[bool]()
+
+    async def between(self: Pauses) -> None:
+        pauses[self._wanted()] += 1
+
+    monkeypatch.setattr(Pauses, "between", between)
+    store(2500)
+    await settle("redesigned")
+    assert pauses == {False: 2}
+    clear()
+    pauses.clear()
+    store(2500)
+    create_run("dag", 1, state=DagRunState.RUNNING)
+    await settle("redesigned")
+    assert pauses[True] == 2
+
+
+async def test_pauses_are_as_long_as_the_work_between_them_and_end_some_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    now = iter(float(number) / 4 for number in range(99))
+    monkeypatch.setattr("async_scheduler.routines.redesigned.courtesy.perf_counter", lambda: next(now))
+    monkeypatch.setattr("async_scheduler.routines.redesigned.courtesy.asyncio.sleep", sleep)
+    wanted = Pauses(lambda: True)
+    for _ in range(5):
+        await wanted.between()
+    assert slept == pytest.approx([0.25, 0.25, 0.2])
 
 
 async def test_a_shrunken_map_is_left_to_airflow(airflow_db: Database) -> None:

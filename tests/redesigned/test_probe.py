@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow.models.dag import DagModel
+from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import update
@@ -19,6 +20,7 @@ from tests.support.scheduler import assembled
 
 if TYPE_CHECKING:
     from async_scheduler.assembly import Assembly
+    from async_scheduler.routines.redesigned.stages import RedesignedStages
     from tests.support.postgres import Database
 
 FOR_EVER = 1e9
@@ -74,6 +76,44 @@ async def test_scheduled_task_instances_wake_the_critical_section(airflow_db: Da
             new.dirty.mark([run.id])
             await new.schedule.run_once()
         assert (await probe(assembly, FOR_EVER).run_once()).wakes == ("enqueue",)
+
+
+async def test_queued_runs_are_known_to_wait_until_a_look_finds_none(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        patient = probe(assembly, FOR_EVER)
+        seen = [patient.saw_queued_runs]
+        await patient.run_once()
+        seen.append(patient.saw_queued_runs)
+        create_run("dag", 0)
+        await patient.run_once()
+        assert [*seen, patient.saw_queued_runs] == [True, False, True]
+
+
+async def test_the_end_of_a_run_wakes_start_where_a_queued_one_was_seen(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        assert [await wakes_of_an_end(new, 0), await wakes_of_an_end(new, 1)] == [("enqueue", "start")] * 2
+        await new.probe.run_once()
+        assert await wakes_of_an_end(new, 2) == ("enqueue",)
+        create_run("dag", 3)
+        await new.probe.run_once()
+        assert await wakes_of_an_end(new, 4) == ("enqueue", "start")
+
+
+async def wakes_of_an_end(new: RedesignedStages, number: int) -> tuple[str, ...] | None:
+    """Let a running run without unfinished task instances be visited; return who is woken by its end."""
+    run = create_run("dag", number, state=DagRunState.RUNNING)
+    with create_session() as session:
+        of_run = TaskInstance.run_id == run.run_id
+        session.execute(update(TaskInstance).where(of_run).values(state="success"))
+    for _ in range(2):  # the first pass may read the dag
+        new.dirty.mark([run.id])
+        outcome = await new.schedule.run_once()
+        if outcome.counts.get("ended"):
+            return outcome.wakes
+    raise AssertionError("the run has not ended")
 
 
 def pause(dag_id: str, *, paused: bool) -> None:

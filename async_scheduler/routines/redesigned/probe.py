@@ -40,6 +40,11 @@ class Probe:
         self._seen: Waiting | None = None
         self._woken: dict[str, float] = {}
 
+    @property
+    def saw_queued_runs(self) -> bool:
+        """Whether queued runs waited at the last look; true before the first."""
+        return self._seen is None or self._seen.queued_runs > 0
+
     async def run_once(self) -> Outcome:
         """Look once; report how many routines have work."""
         async with transaction(self._sessions) as tx:

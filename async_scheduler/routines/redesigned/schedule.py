@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from async_scheduler.database.transaction import Sessions, Transaction, transact
 from async_scheduler.decide.states import LAST_FINISHED
 from async_scheduler.driver.routine import Outcome
 from async_scheduler.errors import LostRace
+from async_scheduler.routines.redesigned.courtesy import AHEAD, Pauses, hold_back
 from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
 from async_scheduler.routines.redesigned.ending import end_runs
 from async_scheduler.routines.redesigned.expanding import write_expansions
@@ -39,6 +41,9 @@ REST_SHARE = 3
 LONGEST_REST = timedelta(seconds=0.25)
 """Such a run is then left alone, for so many times as long as its visit took, but no longer than that: a map
 reports its instances' ends all the time, and between them there is nothing to decide."""
+HELD_BACK_LOOK_AGAIN = timedelta(seconds=1)
+"""A run of which as many instances wait to be queued as may is looked at again after this, should no end of
+one be reported before."""
 BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
 """A run held back by the run before it is looked at again after this, should nobody report a change."""
 
@@ -58,6 +63,7 @@ class Pass:
     unplanned: list[ClaimedRun] = field(default_factory=list)
     locked: list[int] = field(default_factory=list)
     put_off: list[int] = field(default_factory=list)
+    held_back: set[int] = field(default_factory=set)
     lost_race: bool = False
     lifted: int = 0
 
@@ -74,6 +80,9 @@ class ScheduleTaskInstances:
 
     :param batch: how many runs one transaction visits at most.
     :param wake_another: called when a pass has left runs that another one may take at once.
+    :param runs_wait: whether queued runs may wait for the end of others.
+    :param ahead: how many instances of one task of a run are scheduled at a time, None for all.
+    :param courteous: whether a large expansion pauses while there are other runs to visit.
     """
 
     name = "schedule"
@@ -86,6 +95,9 @@ class ScheduleTaskInstances:
         plans: Plans,
         batch: int,
         wake_another: Callable[[], None],
+        runs_wait: Callable[[], bool] = lambda: True,
+        ahead: int | None = AHEAD,
+        courteous: bool = True,
     ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
@@ -93,6 +105,9 @@ class ScheduleTaskInstances:
         self._plans = plans
         self._batch = batch
         self._wake_another = wake_another
+        self._runs_wait = runs_wait
+        self._ahead = sys.maxsize if ahead is None else ahead
+        self._courteous = courteous
         self._handover = Handover(scheduler, sessions)
         self._flags = LimitFlags(sessions)
         self._verified: dict[int, UUID] = {}
@@ -148,7 +163,9 @@ class ScheduleTaskInstances:
         self._put_off_large(done)
         if not done.visited:
             return
-        expanded = await write_expansions(tx.session, done.visited, done.now)
+        done.held_back = {one.run.id for one in done.visited if hold_back(one, self._ahead)}
+        pauses = Pauses(lambda: self._courteous and self._dirty.others_wait(done.ids))
+        expanded = await write_expansions(tx.session, done.visited, done.now, pauses)
         written = await write(tx.session, done.visited, self._scheduler.job.id, done.now)
         done.scheduled, done.finished = written.scheduled, written.finished + expanded
         done.complete = written.complete
@@ -242,6 +259,7 @@ class ScheduleTaskInstances:
                 dirty.mark([one.run.id])
             else:
                 self._plan_by_time(one, done.now)
+                self._plan_held_back(one, done)
 
     def _let_rest(self, done: Pass) -> None:
         now = timezone.utcnow()
@@ -263,6 +281,13 @@ class ScheduleTaskInstances:
             self._dirty.mark_at(run.id, now + BLOCKED_LOOK_AGAIN)
         if timeout is not None and run.start_date is not None:
             self._dirty.mark_at(run.id, run.start_date + timeout)
+
+    def _plan_held_back(self, one: Visited, done: Pass) -> None:
+        if one.run.id in done.held_back:
+            if one.outcome.scheduled:
+                self._dirty.mark([one.run.id])
+            else:
+                self._dirty.mark_at(one.run.id, done.now + HELD_BACK_LOOK_AGAIN)
 
     async def _hand_over(self, run: ClaimedRun, done: Pass) -> bool:
         examined = await self._handover.examine(run.id)
@@ -298,12 +323,18 @@ class ScheduleTaskInstances:
             "ended": len(done.ended),
             "locked": len(done.locked),
         }
-        ended = bool(done.ended) or changed or done.lifted > 0
+        ended = bool(done.ended) or changed
+        wakes = ["enqueue"]
+        if ended and self._runs_wait():
+            wakes.append("start")
+        # The end of a run makes room for a new one of its dag where it lifts the dag's flag, not else.
+        if changed or done.lifted:
+            wakes.append("create")
         return Outcome(
             counts,
-            progressed=bool(done.scheduled or done.finished or ended),
+            progressed=bool(done.scheduled or done.finished or ended or done.lifted),
             more=due_in == 0.0,
-            wakes=("enqueue", "start", "create") if ended else ("enqueue",),
+            wakes=tuple(wakes),
             due_in=due_in,
         )
 

@@ -51,7 +51,14 @@ class RedesignedStages:
         self.sweep = Sweep(sessions, self.dirty, self.plans, settings.examine_all_interval)
         self.probe = Probe(sessions, float(scheduler._scheduler_idle_sleep_time))
         self.schedule = ScheduleTaskInstances(
-            scheduler, sessions, self.dirty, self.plans, settings.runs_per_visit, wake_lane
+            scheduler,
+            sessions,
+            self.dirty,
+            self.plans,
+            settings.runs_per_visit,
+            wake_lane,
+            runs_wait=lambda: self.probe.saw_queued_runs,
+            courteous=settings.mode != "sequential",
         )
         self.lanes = [
             Lane(f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name, self.schedule)
