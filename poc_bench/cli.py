@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from async_scheduler.errors import AsyncSchedulerError
 from poc_bench import record, secrets_workload
 from poc_bench.arms import ARMS, arm
 from poc_bench.bench import Bench
@@ -21,6 +22,7 @@ from poc_bench.contention import command as contention
 from poc_bench.database import open_server
 from poc_bench.errors import BenchError, UsageError
 from poc_bench.matrix import Matrix
+from poc_bench.numbers import numbers, require
 from poc_bench.presets import FULL, QUICK, Preset
 from poc_bench.profiler import py_spy
 from poc_bench.progress import Progress
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminated_like_interrupted():
             code: int = options.command(options, console)
-    except BenchError as error:
+    except (BenchError, AsyncSchedulerError) as error:
         Console(stderr=True).print(f"poc-bench: {error}", highlight=False, markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
@@ -72,6 +74,8 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
+    require("--repeat", options.repeat, 1)
+    require("--timeout", options.timeout, 1)
     if options.workload == secrets_workload.NAME:
         file = options.out and options.out / "secrets.json"
         return secrets_workload.run(options.repeat or 1, file, console)
@@ -102,23 +106,13 @@ def _matrix(options: argparse.Namespace) -> Matrix:
     return Matrix(
         workloads=sized_list(options.workload or preset.workloads, options.size, sizes),
         arms=[arm(name) for name in (options.arm or preset.arms).split(",")],
-        rtts=_numbers("--rtt", options.rtt or (preset.rtts if options.full else "0")),
-        schedulers=[int(number) for number in _numbers("--schedulers", options.schedulers, least=1)],
+        rtts=numbers("--rtt", options.rtt or (preset.rtts if options.full else "0")),
+        schedulers=[int(number) for number in numbers("--schedulers", options.schedulers, least=1)],
         repeats=options.repeat or (preset.repeats if options.full else 1),
         seed=options.seed,
         executor=options.executor,
         profile=options.profile,
     )
-
-
-def _numbers(option: str, text: str, least: float = 0) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} wants numbers separated by commas, not {text!r}") from None
-    if min(numbers) < least:
-        raise UsageError(f"{option} wants nothing below {least:g}")
-    return numbers
 
 
 def _tuned(folder: Path) -> list[Tuned]:

@@ -16,6 +16,7 @@ from poc_bench.contention.experiment import Runner
 from poc_bench.contention.plan import MODES, Plan, families, modes
 from poc_bench.contention.servers import SPEED, LoggingPostgres
 from poc_bench.errors import UsageError
+from poc_bench.numbers import numbers, require
 from poc_bench.site import Executor
 from poc_bench.workloads import sized_list
 
@@ -93,27 +94,24 @@ def _plan(options: argparse.Namespace) -> Plan:
     sizes = sized_list(options.workload, options.size, "defaults")
     if len(sizes) != 1:
         raise UsageError("poc-bench contention measures one workload at a time")
-    return Plan(
+    require("--repeat", options.repeat, 1)
+    require("--timeout", options.timeout, 1)
+    plan = Plan(
         workload=sizes[0],
         families=families(options.family),
         modes=modes(options.mode),
-        rtts=tuple(_numbers("--rtt", options.rtt)),
-        schedulers=tuple(int(number) for number in _numbers("--schedulers", options.schedulers)),
+        rtts=tuple(numbers("--rtt", options.rtt)),
+        schedulers=tuple(int(number) for number in numbers("--schedulers", options.schedulers, least=1)),
         repeats=options.repeat,
         seed=options.seed,
         timeout=options.timeout,
-        lanes=tuple(int(number) for number in _numbers("--lanes", options.lanes)),
+        lanes=tuple(int(number) for number in numbers("--lanes", options.lanes, least=1)),
         only=tuple(name for name in options.arms.split(",") if name),
         beside=beside(options.beside),
         executor=options.executor,
     )
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} wants numbers separated by commas, not {text!r}") from None
+    plan.refuse_unknown_arms()
+    return plan
 
 
 async def _controls(folder: Path, console: Console) -> int:

@@ -68,9 +68,22 @@ class Plan:
 
     def arms(self) -> list[str]:
         """Return the arms of all families, each once, and the reference."""
+        return [name for name in self._all_arms() if not self.only or name in self.only]
+
+    def _all_arms(self) -> dict[str, None]:
         named = [a for f in self.families for a in (f.sequential, f.shared, f.concurrent)]
-        found = dict.fromkeys(a for a in (*named, self.reference) if a is not None)
-        return [name for name in found if not self.only or name in self.only]
+        return dict.fromkeys(a for a in (*named, self.reference) if a is not None)
+
+    def refuse_unknown_arms(self) -> None:
+        """See to it that ``only`` names arms of these families.
+
+        :raises UsageError: for a name that is none.
+        """
+        for name in self.only:
+            if name not in self._all_arms():
+                raise UsageError(
+                    f"There is no arm {name!r} in these families. There are: {', '.join(self._all_arms())}"
+                )
 
     def jobs(self, mode: Mode) -> list[Job]:
         """Return the runs of *mode* in the order in which they are measured.

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
         (["run", "--arm", "fastest"], "There is no arm 'fastest'"),
         (["run", "--rtt", "far"], "--rtt wants numbers"),
         (["run", "--schedulers", "0"], "--schedulers wants nothing below 1"),
+        (["run", "--repeat", "-3"], "--repeat wants nothing below 1"),
+        (["run", "--repeat", "0"], "--repeat wants nothing below 1"),
+        (["run", "--timeout", "-1"], "--timeout wants nothing below 1"),
+        (["contention", "--family", "fast"], "There is no family 'fast'"),
+        (
+            ["contention", "--arms", "fastest"],
+            "There is no arm 'fastest' in these families. There are: ",
+        ),
+        (["contention", "--lanes", "0"], "--lanes wants nothing below 1"),
+        (["contention", "--repeat", "0"], "--repeat wants nothing below 1"),
+        (["contention", "--timeout", "nan"], "--timeout wants nothing below 1"),
         (["run", "--db", "oracle"], "--db wants postgres, mysql, sqlite"),
         (["run", "--db", "sqlite", "--rtt", "5"], "--rtt has no meaning for SQLite"),
         (["run", "--db", "postgresql://nobody:hush@127.0.0.1:1/x"], "No PostgreSQL at 127.0.0.1:1/x"),
@@ -59,3 +70,11 @@ def test_the_console_script_ends_with_the_exit_code() -> None:
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_an_experiment_that_is_not_there_cannot_be_added_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "contention.json").write_text("garbled")
+    assert main(["contention", "--add", "--mode", "census", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
