@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -24,6 +25,14 @@ if IS_FIRST_PROCESS:
     # Not in pytest's own folder: each run of pytest closes that to other users, the server's among them.
     os.environ[RUN_VARIABLE] = tempfile.mkdtemp(prefix="async-scheduler-tests-")
 RUN_DIRECTORY = Path(os.environ[RUN_VARIABLE])
+if IS_FIRST_PROCESS:
+
+    def _leave_nothing_behind(process: int) -> None:
+        if os.getpid() == process:
+            shutil.rmtree(RUN_DIRECTORY, ignore_errors=True)
+
+    # Registered first and so run last: the embedded server's wheel takes its lock at the end.
+    atexit.register(_leave_nothing_behind, os.getpid())
 AIRFLOW_HOME = Path(tempfile.mkdtemp(prefix="airflow-home-", dir=RUN_DIRECTORY))
 
 (AIRFLOW_HOME / "run").mkdir(mode=0o700)
@@ -43,12 +52,6 @@ os.environ.update(
 
 from async_scheduler.devcluster.data_directory import DataDirectory  # noqa: E402
 from tests.support.postgres import Database, Server  # noqa: E402
-
-
-def pytest_unconfigure() -> None:
-    """Leave nothing behind."""
-    if IS_FIRST_PROCESS:
-        shutil.rmtree(RUN_DIRECTORY, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
