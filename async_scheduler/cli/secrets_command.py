@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING
 
 from airflow.cli.simple_table import AirflowConsole
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
 def check(args: Namespace) -> None:
     """Print the search order, or for connections and variables what each backend answered; never a value.
 
-    Ends with exit code 1 when something was asked for that no backend has, or when a backend failed.
+    Ends with exit code 1 when something was asked for that no backend has, or when a backend failed, and with
+    2 when it cannot ask because of a wrong setting.
     """
     lookups = [Lookup("connection", conn_id, args.team) for conn_id in args.conn or ()]
     lookups += [Lookup("variable", key, args.team) for key in args.var or ()]
     try:
         backends, attempts = asyncio.run(_look_up(lookups))
     except (ValueError, AsyncSchedulerError) as error:
-        raise SystemExit(str(error)) from None
+        print(f"airflow async-scheduler secrets check: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
     rows = [_attempt_row(*item) for item in attempts] or [_backend_row(*i) for i in enumerate(backends, 1)]
     AirflowConsole().print_as(rows, args.output)
     if not _all_well(lookups, attempts):

@@ -91,4 +91,16 @@ def test_a_team_without_multi_team_mode_is_named(
     airflow_db: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, rows, _ = _run(capsys, "--var", "v", "--team", "blue")
-    assert (code, rows) == (1, None)
+    assert (code, rows) == (2, None)
+
+
+def test_a_wrong_setting_is_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__ASYNC_SCHEDULER__SECRETS_TTL", "-1")
+    code, _, printed = _run(capsys)
+    assert code == 2
+    assert printed == (
+        "airflow async-scheduler secrets check: [async_scheduler] secrets_ttl = '-1' is not allowed; "
+        "allowed: a number from 0 to 86400 (seconds; 0 = look up every time)\n"
+    )
