@@ -191,20 +191,25 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
 
     @contextmanager
     def _signals(self, assembly: Assembly) -> Iterator[None]:
-        """While the loop runs, signals are its own: the first stops, the second ends at once."""
+        """While the loop runs, signals are its own: the first stops, the second ends at once.
+
+        Afterwards they are Airflow's again: while threads and connections are let go of, none may kill.
+        """
         loop = asyncio.get_running_loop()
         handlers = {
             signal.SIGTERM: lambda: self._on_stop_signal(assembly, signal.SIGTERM),
             signal.SIGINT: lambda: self._on_stop_signal(assembly, signal.SIGINT),
             signal.SIGUSR2: self._dump,
         }
+        before = {number: signal.getsignal(number) for number in handlers}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
             for number in handlers:
-                loop.remove_signal_handler(number)
+                loop.remove_signal_handler(number)  # leaves the default: to end the process
+                signal.signal(number, before[number] or signal.SIG_DFL)
 
     def _on_stop_signal(self, assembly: Assembly, number: signal.Signals) -> None:
         if not self._signalled:
