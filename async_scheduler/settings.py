@@ -371,6 +371,12 @@ class Settings:
         """How many transactions the redesigned schedule stage may have open at the same time."""
         return self.visits_at_once if self.mode == "concurrent" else 1
 
+    @property
+    def dags_at_once(self) -> int:
+        """How many dags the redesigned stages may need at the same time: fewer in memory would let them wait
+        for each other's without end."""
+        return self.starts_per_pass + self.dags_per_creation + self.lanes * self.runs_per_visit
+
     @classmethod
     def from_values(cls, values: Mapping[str, str]) -> Settings:
         """Return the settings for *values* (option name → text), defaults for those left out.

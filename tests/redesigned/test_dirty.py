@@ -85,3 +85,12 @@ def test_no_run_is_in_two_hands_and_none_is_lost(steps: list[tuple[str, int]]) -
         dirty.release(got)
         rest |= set(got)
     assert rest == asked
+
+
+def test_a_clock_that_is_set_back_does_not_hold_up_a_run_kept_apart() -> None:
+    dirty = DirtyRuns()
+    dirty.keep_apart(1, NOW + SECOND)
+    dirty.mark([1])
+    before = NOW - 3600 * SECOND
+    assert dirty.due_in(before) == 0.0
+    assert dirty.take(5, before) == [1]

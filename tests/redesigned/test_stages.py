@@ -16,6 +16,8 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import FAST, assembled
 
 if TYPE_CHECKING:
+    import pytest
+
     from async_scheduler.assembly import Assembly
     from tests.support.postgres import Database
 
@@ -73,3 +75,16 @@ async def test_full_executors_make_the_next_event_wake_the_critical_section(airf
         assembly._scheduler._parallelism = 0
         await assembly.redesigned.enqueue.run_once()
         assert "enqueue" in ((await executor.run_once()).wakes or ())
+
+
+async def test_more_dags_start_at_once_than_are_kept_in_memory(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("async_scheduler.routines.redesigned.stages.SCHEDULER_DAG_CACHE_SIZE", 1)
+    names = ["one", "two", "three"]
+    write_dags(*(layered_dag(name, [1]) for name in names))
+    for name in names:
+        create_run(name)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        assert assembly.redesigned is not None
+        assert (await assembly.redesigned.start.run_once()).counts["started"] == 3

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from datetime import datetime
+
+LONGEST_APART = timedelta(seconds=10)
+"""No run is kept apart for so long: a later time was noted before the clock was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class DirtyRuns:
             if self._due_of.get(run) == when:
                 del self._due_of[run]
                 self.mark([run])
-        free = [run for run in self._free() if self._apart.get(run, now) <= now]
+        free = [run for run in self._free() if self._rests_until(run, now) <= now]
         if free and free[0] in self._apart:
             taken = free[:1]
         else:
@@ -88,6 +92,10 @@ class DirtyRuns:
 
     def _free(self) -> Iterator[int]:
         return (run for run in self._marked if run not in self._taken)
+
+    def _rests_until(self, run: int, now: datetime) -> datetime:
+        until = self._apart.get(run, now)
+        return until if until - now <= LONGEST_APART else now
 
     def keep_apart(self, run: int, until: datetime) -> None:
         """Let *run* be taken alone from now on, not before *until*. It ends when the run is forgotten."""
@@ -128,7 +136,7 @@ class DirtyRuns:
         """
         times = []
         for run in self._free():
-            until = self._apart.get(run, now)
+            until = self._rests_until(run, now)
             if until <= now:
                 return 0.0
             times.append(until)

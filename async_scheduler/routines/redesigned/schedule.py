@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow._shared.observability.metrics import stats
 from airflow._shared.timezones import timezone
+from cachetools import LRUCache
 
 from async_scheduler.database.transaction import Sessions, Transaction, transaction
 from async_scheduler.decide.states import LAST_FINISHED
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
     from async_scheduler.plans.cache import CompiledDag, Plans
 
+VERIFIED_KEPT = 20_000
+"""Runs that are known to fit the latest dag version; any other is asked for again. Nobody says when another
+scheduler has ended one."""
 LARGE = 1000
 """A run with so many task instances is visited alone, so that no other waits for its statements."""
 REST_SHARE = 3
@@ -110,7 +114,7 @@ class ScheduleTaskInstances:
         self._courteous = courteous
         self._handover = Handover(scheduler, sessions)
         self._flags = LimitFlags(sessions)
-        self._verified: dict[int, UUID] = {}
+        self._verified: LRUCache[int, UUID] = LRUCache(VERIFIED_KEPT)
         self._layouts = Layouts()
 
     async def run_once(self) -> Outcome:

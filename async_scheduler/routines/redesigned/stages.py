@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow import settings as airflow_settings
 from airflow.configuration import conf
 from airflow.jobs.scheduler_job_runner import SCHEDULER_DAG_CACHE_SIZE
 
@@ -16,6 +17,7 @@ from async_scheduler.routines.redesigned.probe import Probe
 from async_scheduler.routines.redesigned.schedule import Lane, ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
 from async_scheduler.routines.redesigned.sweep import Sweep
+from async_scheduler.store.dialect import takes_row_locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +46,7 @@ class RedesignedStages:
         self.dirty = DirtyRuns()
         self.plans = Plans(
             scheduler.scheduler_dag_bag,
-            SCHEDULER_DAG_CACHE_SIZE,
+            max(SCHEDULER_DAG_CACHE_SIZE, settings.dags_at_once),
             conf.getfloat("core", "min_serialized_dag_update_interval"),
         )
         self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass)
@@ -58,7 +60,7 @@ class RedesignedStages:
             settings.runs_per_visit,
             wake_lane,
             runs_wait=lambda: self.probe.saw_queued_runs,
-            courteous=settings.mode != "sequential",
+            courteous=_works_at_once(settings),
         )
         self.lanes = [
             Lane(f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name, self.schedule)
@@ -91,3 +93,8 @@ class RedesignedStages:
             self.dirty,
             has_backlog=lambda: self.enqueue.backlog,
         )
+
+
+def _works_at_once(settings: Settings) -> bool:
+    """Whether others can work while a transaction is open: on one connection they wait for its end."""
+    return settings.mode == "concurrent" and takes_row_locks(airflow_settings.engine.dialect)
