@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import FAST, assembled
 
 if TYPE_CHECKING:
-    from async_scheduler.settings import Algorithm
+    from async_scheduler.settings import Algorithm, Mode
     from tests.support.postgres import Database
 
 OWN = {"id", "updated_at", "scheduled_dttm", "context_carrier", "dag_version_id"}
@@ -129,6 +130,13 @@ async def test_a_large_expansion_pauses_while_there_are_other_runs(
     create_run("dag", 1, state=DagRunState.RUNNING)
     await settle("redesigned")
     assert pauses[True] == 2
+
+
+@pytest.mark.parametrize("mode", ["concurrent", "sequential", "shared_session"])
+async def test_nobody_pauses_where_others_cannot_work_meanwhile(airflow_db: Database, mode: Mode) -> None:
+    async with assembled(InstantExecutor(), settings=replace(REDESIGNED, mode=mode)) as assembly:
+        assert assembly.redesigned is not None
+        assert assembly.redesigned.schedule._courteous == (mode == "concurrent")
 
 
 async def test_pauses_are_as_long_as_the_work_between_them_and_end_some_time(
