@@ -45,11 +45,9 @@ REST_SHARE = 3
 LONGEST_REST = timedelta(seconds=0.25)
 """Such a run is then left alone, for so many times as long as its visit took, but no longer than that: a map
 reports its instances' ends all the time, and between them there is nothing to decide."""
-HELD_BACK_LOOK_AGAIN = timedelta(seconds=1)
-"""A run of which as many instances wait to be queued as may is looked at again after this, should no end of
-one be reported before."""
 BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
-"""A run held back by the run before it is looked at again after this, should nobody report a change."""
+"""A run held back by the run before it, or by its own instances that wait to be queued, is looked at again
+after this, should nobody report a change."""
 
 
 @dataclass(slots=True)
@@ -291,7 +289,7 @@ class ScheduleTaskInstances:
             if one.outcome.scheduled:
                 self._dirty.mark([one.run.id])
             else:
-                self._dirty.mark_at(one.run.id, done.now + HELD_BACK_LOOK_AGAIN)
+                self._dirty.mark_at(one.run.id, done.now + BLOCKED_LOOK_AGAIN)
 
     async def _hand_over(self, run: ClaimedRun, done: Pass) -> bool:
         examined = await self._handover.examine(run.id)
