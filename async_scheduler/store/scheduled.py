@@ -224,20 +224,37 @@ async def mark_queued(
 
 @statement
 def owners(dialect: Dialect) -> Select[Any]:
-    """Lock the task instances *ids* and select by whom they were queued, as they are then."""
+    """Lock those of the task instances *ids* that nobody holds, and select by whom they were queued."""
     c = INSTANCE.c
     query = select(c.id, c.state, c.queued_by_job_id).where(among(c.id, "ids", dialect)).order_by(c.id)
-    return locked(query, INSTANCE, dialect)
+    return locked(query, INSTANCE, dialect, skip=True)
 
 
-async def find_queued_by(session: AsyncSession, ids: Sequence[UUID], job: int | None) -> set[UUID]:
-    """Return those of the task instances that are queued by *job*, as the transactions under way leave them.
+@statement
+def existing(dialect: Dialect) -> Select[Any]:
+    """Select those of the task instances *ids* that there are."""
+    return select(INSTANCE.c.id).where(among(INSTANCE.c.id, "ids", dialect))
 
-    Locks: ``task_instance`` NO KEY UPDATE in the order of ids, until the commit; waits. The rows are found by
-    their ids alone: a state in the condition would be looked at as it was before the wait.
+
+class Owned(NamedTuple):
+    """The task instances queued by one job, and those held by a transaction: they may become so."""
+
+    queued: set[UUID]
+    held: set[UUID]
+
+
+async def find_queued_by(session: AsyncSession, ids: Sequence[UUID], job: int | None) -> Owned:
+    """Return which of the task instances are queued by *job*.
+
+    Locks: ``task_instance`` NO KEY UPDATE SKIP LOCKED in the order of ids, until the commit: a row without a
+    lock is as it was left, whatever became of the transaction that had it.
     """
-    rows = await session.execute(owners(dialect_of(session)), {"ids": sorted(ids)})
-    return {instance for instance, state, queued_by in rows if (state, queued_by) == ("queued", job)}
+    dialect, sorted_ids = dialect_of(session), sorted(ids)
+    rows = (await session.execute(owners(dialect), {"ids": sorted_ids})).all()
+    held = set(ids).difference(row[0] for row in rows)
+    if held:
+        held &= set((await session.scalars(existing(dialect), {"ids": sorted_ids})).all())
+    return Owned({row[0] for row in rows if (row[1], row[2]) == ("queued", job)}, held)
 
 
 @statement

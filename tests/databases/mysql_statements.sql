@@ -299,6 +299,11 @@ FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
  LIMIT %s)));
 
+-- scheduled.existing
+SELECT task_instance.id
+FROM task_instance
+WHERE task_instance.id IN (__[POSTCOMPILE_ids]);
+
 -- scheduled.fail
 UPDATE task_instance SET state=%s, updated_at=%s WHERE task_instance.dag_id IN (__[POSTCOMPILE_dag_ids]) AND task_instance.state = %s;
 
@@ -318,7 +323,7 @@ WHERE dag_run.dag_id IN (__[POSTCOMPILE_dag_ids]) AND dag_run.state = %s;
 -- scheduled.owners
 SELECT task_instance.id, task_instance.state, task_instance.queued_by_job_id
 FROM task_instance
-WHERE task_instance.id IN (__[POSTCOMPILE_ids]) ORDER BY task_instance.id FOR UPDATE OF task_instance;
+WHERE task_instance.id IN (__[POSTCOMPILE_ids]) ORDER BY task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
 
 -- scheduled.queue
 UPDATE task_instance SET state=%s, queued_dttm=%s, queued_by_job_id=%s, updated_at=%s WHERE task_instance.id IN (__[POSTCOMPILE_ids]) AND coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2]);

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from sqlalchemy import update
+from sqlalchemy import delete, select, update
 
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
@@ -76,6 +76,37 @@ async def test_what_was_changed_before_its_commit_was_known_is_not_handed_over(a
         with create_session(scoped=False) as user:
             user.execute(update(TaskInstance).values(state="failed"))
         await enqueue.run_once()
+        assert assembly.ports[0].waiting == 0
+
+
+async def test_rows_that_the_server_still_holds_stay_in_doubt(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [3]))
+    create_run("dag")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        enqueue = await _scheduled(assembly)
+        _cut_off_next_commit(assembly, committed=True)
+        with pytest.raises(ConnectionResetError):
+            await enqueue.run_once()
+        with create_session(scoped=False) as other:
+            held = other.scalars(select(TaskInstance).limit(1).with_for_update(of=TaskInstance)).one()
+            outcome = await enqueue.run_once()
+            assert (assembly.ports[0].waiting, outcome.due_in) == (2, 1.0)
+        await enqueue.run_once()
+        assert assembly.ports[0].waiting == 3
+        assert assembly.ports[0].awaits(held.key)
+
+
+async def test_rows_that_are_gone_do_not_stay_in_doubt(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [3]))
+    create_run("dag")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        enqueue = await _scheduled(assembly)
+        _cut_off_next_commit(assembly, committed=True)
+        with pytest.raises(ConnectionResetError):
+            await enqueue.run_once()
+        with create_session(scoped=False) as user:
+            user.execute(delete(TaskInstance))
+        assert (await enqueue.run_once()).due_in is None
         assert assembly.ports[0].waiting == 0
 
 

@@ -41,16 +41,17 @@ class Doubts:
         return self._open.pop(instance)
 
     async def settle(self, sessions: Sessions, job: int | None) -> list[Queued]:
-        """Ask the database, where there are doubts; return what was queued, and forget the rest.
+        """Ask the database, where there are doubts; return what was queued, and forget what was not.
 
-        Locks: ``task_instance`` NO KEY UPDATE in the order of ids; waits, also for a commit that the server
-        is still making. Nobody could be in the critical section before that.
+        Rows that the server still holds for the lost connection stay in doubt.
+
+        Locks: ``task_instance`` NO KEY UPDATE SKIP LOCKED in the order of ids, until the commit.
         """
         if not self._open:
             return []
         async with transaction(sessions) as tx:
             found = await find_queued_by(tx.session, list(self._open), job)
-        log.info("A commit got no answer: %d of %d task instances are queued", len(found), len(self._open))
-        queued = [doubted for instance, doubted in self._open.items() if instance in found]
-        self._open.clear()
+        log.info("A commit got no answer: %d task instances are queued, %d are still held", *map(len, found))
+        queued = [doubted for instance, doubted in self._open.items() if instance in found.queued]
+        self._open = {instance: self._open[instance] for instance in found.held}
         return queued

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,8 @@ SLICE = 0.005
 TAKEN_LOOK_AGAIN = 0.03
 """Seconds after which a section that another scheduler was in is tried again: about as long as one takes. It
 may have looked before what waits here was committed, and nobody else tells it."""
+DOUBT_LOOK_AGAIN = 1.0
+"""Seconds after which it is asked again what became of a commit without an answer."""
 ENDED = frozenset({"success", "failed"})
 
 
@@ -94,7 +96,8 @@ class EnqueueTaskInstances:
         try:
             self._committed += await self._doubts.settle(self._sessions, self._scheduler.job.id)
             await self._hand_over()
-            return await self._pass()
+            outcome = await self._pass()
+            return replace(outcome, due_in=DOUBT_LOOK_AGAIN) if self._doubts else outcome
         finally:
             # Also when the pass was cancelled after its commit: all of it is handed over.
             while self._committed:
