@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
@@ -61,12 +62,17 @@ class PurposeThread:
         self._jobs.put(None)
 
     def _work(self) -> None:
-        if self._begin is not None:
-            self._begin()
         while job := self._jobs.get():
             future, function = job
             if future.set_running_or_notify_cancel():
-                _settle(future, function)
+                _settle(future, partial(self._begun, function))
+
+    def _begun(self, function: Callable[[], T]) -> T:
+        """Run *function*, before the first one what the thread begins with: its error reaches a caller."""
+        if self._begin is not None:
+            self._begin()
+            self._begin = None
+        return function()
 
 
 def _settle(future: Future[T], function: Callable[[], T]) -> None:

@@ -439,6 +439,14 @@ def test_a_thread_of_one_purpose_is_started_once(monkeypatch: pytest.MonkeyPatch
     assert len(made) == 1
 
 
+def test_a_thread_that_cannot_begin_says_so_to_its_caller() -> None:
+    """Else an executor that cannot be made ready would be waited for without end."""
+    purpose = PurposeThread("one", begin=lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        purpose.submit(lambda: None).result(120)
+    purpose.close()
+
+
 async def test_executor_that_does_not_answer_in_time_is_named(hung: HungExecutor) -> None:
     port = ExecutorPort(hung, wake=lambda: None)
     with pytest.raises(ExecutorUnresponsive, match="Executor hung did not answer revoke_task"):
