@@ -15,7 +15,7 @@ class Candidate(NamedTuple):
     """A scheduled task instance, in the order in which it is to be considered.
 
     ``max_active_tasks`` bounds the running and queued task instances of its run, ``limited`` says whether
-    its dag has tasks with limits of their own.
+    its dag has tasks with limits of their own, ``owner`` is the job of the scheduler that has its run.
     """
 
     id: Any
@@ -28,6 +28,7 @@ class Candidate(NamedTuple):
     executor: str | None
     max_active_tasks: int
     limited: bool
+    owner: int | None = None
 
 
 @dataclass(slots=True)
@@ -66,7 +67,11 @@ class Starved:
 
     def size(self) -> int:
         """Return how much is starved, to tell whether more is."""
-        return len(self.pools) + len(self.runs) + len(self.tasks) + len(self.run_tasks) + len(self.executors)
+        return self.shared() + len(self.runs) + len(self.run_tasks)
+
+    def shared(self) -> int:
+        """Return how much is starved that several runs want."""
+        return len(self.pools) + len(self.tasks) + len(self.executors)
 
 
 class Note(NamedTuple):

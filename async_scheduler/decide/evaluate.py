@@ -56,6 +56,11 @@ class Outcome:
     next_due: datetime | None = None
     rounds: int = 0
 
+    @property
+    def changed(self) -> bool:
+        """Whether anything of the run becomes another than it was."""
+        return bool(self.scheduled or self.emptied or self.flagged or self.expanded or self.verdict)
+
 
 def evaluate(board: Board, facts: RunFacts = NO_FACTS) -> Outcome:
     """Decide everything that can be decided about a run now. Changes the states on *board*."""

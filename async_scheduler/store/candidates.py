@@ -128,6 +128,7 @@ def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
             c.executor,
             DAG.c.max_active_tasks,
             DAG.c.has_task_concurrency_limits,
+            RUN.c.scheduled_by_job_id,
         )
         .join(RUN, and_(RUN.c.dag_id == c.dag_id, RUN.c.run_id == c.run_id))
         .join(DAG, DAG.c.dag_id == c.dag_id)

@@ -31,6 +31,7 @@ def runs(dialect: Dialect) -> Select[Any]:
             RUN.c.created_dag_version_id,
             latest_version().scalar_subquery(),
             _ordinal().scalar_subquery(),
+            RUN.c.scheduled_by_job_id,
             RUN.c.state,
         )
         .where(among(RUN.c.id, "ids", dialect))

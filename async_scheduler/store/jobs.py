@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Select, Table, Update
+    from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
 JOB: Table = Job.__table__
@@ -54,6 +55,22 @@ def renew_job(session: Session, job: int, now: datetime) -> None:
     Locks: its row; waits.
     """
     session.execute(renew(dialect_of(session)), {"job": job, "now": now})
+
+
+@statement
+def alive(dialect: Dialect) -> Select[Any]:
+    """Select the ids of all schedulers' jobs that are running and were alive ``since``."""
+    return select(JOB.c.id).where(
+        JOB.c.job_type == "SchedulerJob",
+        JOB.c.state == JobState.RUNNING,
+        JOB.c.latest_heartbeat >= bindparam("since", type_=JOB.c.latest_heartbeat.type),
+    )
+
+
+async def load_alive(session: AsyncSession, since: datetime) -> set[int]:
+    """Return the jobs of all schedulers, stock ones too, whose heartbeat is not older than *since*."""
+    rows = await session.scalars(alive(dialect_of(session)), {"since": since})
+    return set(rows.all())
 
 
 @statement

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Integer,
     Select,
     Table,
     Update,
@@ -57,6 +58,7 @@ class ClaimedRun(NamedTuple):
     created_version: UUID | None
     latest_version: UUID | None
     backfill_ordinal: int | None
+    examined_by: int | None = None
 
     @property
     def version(self) -> UUID | None:
@@ -102,6 +104,7 @@ def claim(dialect: Dialect) -> Select[Any]:
             RUN.c.created_dag_version_id,
             latest_version().scalar_subquery(),
             _ordinal().scalar_subquery(),
+            RUN.c.scheduled_by_job_id,
         )
         .join(DAG, DAG.c.dag_id == RUN.c.dag_id)
         .where(
@@ -154,7 +157,14 @@ def fingerprint(dialect: Dialect) -> Select[Any]:
     relevant = still(INSTANCE.c.state, (None, *FINISHED, *SCHEDULABLE))
     changed = case((relevant, _age(dialect)))
     return (
-        select(RUN.c.id, func.count(changed), func.sum(changed), latest_version().scalar_subquery())
+        select(
+            RUN.c.id,
+            RUN.c.scheduled_by_job_id,
+            RUN.c.last_scheduling_decision,
+            func.count(changed),
+            func.sum(changed),
+            latest_version().scalar_subquery(),
+        )
         .select_from(RUN)
         .join(DAG, DAG.c.dag_id == RUN.c.dag_id)
         .outerjoin(INSTANCE, (INSTANCE.c.dag_id == RUN.c.dag_id) & (INSTANCE.c.run_id == RUN.c.run_id))
@@ -178,10 +188,18 @@ def _age(dialect: Dialect) -> ColumnElement[Any]:
     return cast((func.julianday(updated) - 2_440_587.5) * 86_400_000_000, BigInteger)
 
 
-async def fingerprints(session: AsyncSession) -> dict[int, tuple[Any, ...]]:
+class Seen(NamedTuple):
+    """A running run as the sweep sees it: who examined it last and when, and its fingerprint."""
+
+    examined_by: int | None
+    examined_at: datetime | None
+    fingerprint: tuple[Any, ...]
+
+
+async def fingerprints(session: AsyncSession) -> dict[int, Seen]:
     """Return the fingerprint of every run that may be claimed, by run id. Locks nothing."""
     rows = await session.execute(fingerprint(dialect_of(session)))
-    return {run: tuple(seen) for run, *seen in rows.all()}
+    return {run: Seen(owner, decided, tuple(parts)) for run, owner, decided, *parts in rows.all()}
 
 
 @statement
@@ -212,17 +230,27 @@ async def unverified_runs(session: AsyncSession, ids: Sequence[int]) -> set[int]
 
 @statement
 def touch(dialect: Dialect) -> Update:
-    """Stamp the runs *touched* as examined by *job* at *now*."""
+    """Stamp the runs *touched* as examined at *now*, by *job* unless they are among *kept*."""
+    owner = case(
+        (among(RUN.c.id, "kept", dialect), RUN.c.scheduled_by_job_id),
+        else_=bindparam("job", type_=Integer),
+    )
     return (
         RUN.update()
         .where(among(RUN.c.id, "touched", dialect))
-        .values(last_scheduling_decision=bindparam("now"), scheduled_by_job_id=bindparam("job"))
+        .values(last_scheduling_decision=bindparam("now"), scheduled_by_job_id=owner)
     )
 
 
-async def touch_runs(session: AsyncSession, ids: Sequence[int], job: int | None, now: datetime) -> None:
-    """Note when and by which scheduler job the runs were examined. The caller holds their locks."""
-    await session.execute(touch(dialect_of(session)), {"touched": list(ids), "job": job, "now": now})
+async def touch_runs(
+    session: AsyncSession, ids: Sequence[int], job: int | None, now: datetime, kept: Sequence[int] = ()
+) -> None:
+    """Note when the runs were examined, and by which scheduler's job; *kept* stay with the one before.
+
+    The caller holds their locks.
+    """
+    parameters = {"touched": list(ids), "kept": list(kept), "job": job, "now": now}
+    await session.execute(touch(dialect_of(session)), parameters)
 
 
 @statement

@@ -6,7 +6,7 @@
 SELECT (SELECT count(*) AS count_1
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
 FROM task_instance USE INDEX (ti_state)
-WHERE task_instance.state = %s) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits
+WHERE task_instance.state = %s) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits, dag_run.scheduled_by_job_id
 FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
 FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_run.logical_date AS logical_date, waiting.map_index AS map_index, dag.max_active_tasks AS most, row_number() OVER (PARTITION BY waiting.dag_id, waiting.run_id ORDER BY waiting.priority_weight DESC, dag_run.logical_date, waiting.map_index, waiting.id) AS place
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
@@ -21,7 +21,7 @@ WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_4]) ORDER BY
 SELECT (SELECT count(*) AS count_1
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
 FROM task_instance USE INDEX (ti_state)
-WHERE task_instance.state = %s AND (task_instance.pool NOT IN (__[POSTCOMPILE_pools])) AND (coalesce(task_instance.executor, %s) NOT IN (__[POSTCOMPILE_executors])) AND ((task_instance.dag_id, task_instance.run_id) NOT IN (__[POSTCOMPILE_runs])) AND ((task_instance.dag_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_tasks])) AND ((task_instance.dag_id, task_instance.run_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_run_tasks]))) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits
+WHERE task_instance.state = %s AND (task_instance.pool NOT IN (__[POSTCOMPILE_pools])) AND (coalesce(task_instance.executor, %s) NOT IN (__[POSTCOMPILE_executors])) AND ((task_instance.dag_id, task_instance.run_id) NOT IN (__[POSTCOMPILE_runs])) AND ((task_instance.dag_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_tasks])) AND ((task_instance.dag_id, task_instance.run_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_run_tasks]))) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits, dag_run.scheduled_by_job_id
 FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
 FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_run.logical_date AS logical_date, waiting.map_index AS map_index, dag.max_active_tasks AS most, row_number() OVER (PARTITION BY waiting.dag_id, waiting.run_id ORDER BY waiting.priority_weight DESC, dag_run.logical_date, waiting.map_index, waiting.id) AS place
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
@@ -149,7 +149,7 @@ WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DE
  LIMIT %s) AS anon_1, (SELECT backfill_dag_run.sort_ordinal
 FROM backfill_dag_run
 WHERE backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id
- LIMIT %s) AS anon_2, dag_run.state
+ LIMIT %s) AS anon_2, dag_run.scheduled_by_job_id, dag_run.state
 FROM dag_run
 WHERE dag_run.id IN (__[POSTCOMPILE_ids]) ORDER BY dag_run.id;
 
@@ -176,6 +176,11 @@ WHERE dag_run.id IN (__[POSTCOMPILE_ids]);
 
 -- instances.succeed
 UPDATE task_instance SET start_date=%s, end_date=%s, duration=%s, state=%s, try_number=(task_instance.try_number + %s), updated_at=%s WHERE task_instance.id IN (__[POSTCOMPILE_ids]) AND coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2]);
+
+-- jobs.alive
+SELECT job.id
+FROM job
+WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s;
 
 -- jobs.job_state
 SELECT job.state
@@ -240,8 +245,8 @@ WHERE backfill.id IN (__[POSTCOMPILE_ids]) ORDER BY backfill.id FOR UPDATE SKIP 
 SELECT dag_run.id, dag_run.dag_id, dag_run.run_id, dag_run.run_type, dag_run.run_after, dag_run.triggered_by, dag_run.clear_number, dag_run.backfill_id, dag_run.bundle_version, dag_run.created_dag_version_id, (SELECT dag_version.id
 FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
- LIMIT %s) AS anon_1
-FROM dag_run INNER JOIN (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position
+ LIMIT %s) AS anon_1, chosen.active
+FROM dag_run INNER JOIN (SELECT ranked.id AS id, ranked.active AS active, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position
 FROM (SELECT dag_run.id AS id, row_number() OVER (PARTITION BY dag_run.dag_id, dag_run.backfill_id ORDER BY backfill_dag_run.sort_ordinal, dag_run.last_scheduling_decision, dag_run.run_after, dag_run.id) AS place, coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) AS free, backfill_dag_run.sort_ordinal AS ordinal, dag_run.last_scheduling_decision AS decision, coalesce(running_runs.running, %s) AS active, dag_run.run_after AS run_after
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false LEFT OUTER JOIN backfill_dag_run ON backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id LEFT OUTER JOIN backfill ON backfill.id = backfill_dag_run.backfill_id LEFT OUTER JOIN (SELECT dag_run.dag_id AS dag_id, dag_run.backfill_id AS backfill_id, count(*) AS running
 FROM dag_run
@@ -261,7 +266,7 @@ WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DE
  LIMIT %s) AS anon_1, (SELECT backfill_dag_run.sort_ordinal
 FROM backfill_dag_run
 WHERE backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id
- LIMIT %s) AS anon_2
+ LIMIT %s) AS anon_2, dag_run.scheduled_by_job_id
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id
 WHERE dag_run.id IN (__[POSTCOMPILE_ids]) AND dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false ORDER BY dag_run.id FOR UPDATE OF dag_run SKIP LOCKED;
 
@@ -274,7 +279,7 @@ FROM dag_run USE INDEX (idx_dag_run_running_dags) INNER JOIN dag ON dag.dag_id =
 WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false;
 
 -- running.fingerprint
-SELECT dag_run.id, count(CASE WHEN (coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2])) THEN CAST(unix_timestamp(task_instance.updated_at) * %s AS SIGNED INTEGER) END) AS count_1, sum(CASE WHEN (coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2])) THEN CAST(unix_timestamp(task_instance.updated_at) * %s AS SIGNED INTEGER) END) AS sum_1, (SELECT dag_version.id
+SELECT dag_run.id, dag_run.scheduled_by_job_id, dag_run.last_scheduling_decision, count(CASE WHEN (coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2])) THEN CAST(unix_timestamp(task_instance.updated_at) * %s AS SIGNED INTEGER) END) AS count_1, sum(CASE WHEN (coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2])) THEN CAST(unix_timestamp(task_instance.updated_at) * %s AS SIGNED INTEGER) END) AS sum_1, (SELECT dag_version.id
 FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
  LIMIT %s) AS anon_1
@@ -282,7 +287,7 @@ FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id LEFT OUTER JOIN task_
 WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false GROUP BY dag_run.id;
 
 -- running.touch
-UPDATE dag_run SET last_scheduling_decision=%s, updated_at=%s, scheduled_by_job_id=%s WHERE dag_run.id IN (__[POSTCOMPILE_touched]);
+UPDATE dag_run SET last_scheduling_decision=%s, updated_at=%s, scheduled_by_job_id=CASE WHEN (dag_run.id IN (__[POSTCOMPILE_kept])) THEN dag_run.scheduled_by_job_id ELSE %s END WHERE dag_run.id IN (__[POSTCOMPILE_touched]);
 
 -- running.unverified
 SELECT dag_run.id

@@ -101,6 +101,7 @@ def _parameters(runs: list[int], instances: list[Any]) -> dict[str, Any]:
     return {
         "ids": runs,
         "touched": runs,
+        "kept": runs[:1],
         "closed": runs,
         "ended_as": "success",
         "now": now,

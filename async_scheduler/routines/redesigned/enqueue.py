@@ -22,6 +22,7 @@ from async_scheduler.database.transaction import Sessions, Transaction, after_co
 from async_scheduler.decide.admit import Admission, Candidate, TaskLimits
 from async_scheduler.driver.routine import NOTHING, Outcome
 from async_scheduler.routines.redesigned.doubts import Doubts, Queued
+from async_scheduler.routines.redesigned.peers import Courtesy, Peers
 from async_scheduler.routines.redesigned.workloads import WorkloadFactory
 from async_scheduler.store.candidates import lock_candidates
 from async_scheduler.store.pools import count_active, enter_critical_section
@@ -65,6 +66,7 @@ class Section:
     queued: list[QueuedRow] = field(default_factory=list)
     unplanned: set[UUID] = field(default_factory=set)
     seen_dags: set[str] = field(default_factory=set)
+    spared: set[UUID] = field(default_factory=set)
     left_over: bool = False
 
 
@@ -75,15 +77,24 @@ class EnqueueTaskInstances:
     KEY UPDATE SKIP LOCKED, until the commit. Workloads are built, signed and handed over after it.
 
     :param batch: how many task instances one section queues at most.
+    :param peers: the other schedulers, to whom task instances of their runs are left.
     """
 
     name = "enqueue"
 
-    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, plans: Plans, batch: int) -> None:
+    def __init__(
+        self,
+        scheduler: SchedulerJobRunner,
+        sessions: Sessions,
+        plans: Plans,
+        batch: int,
+        peers: Peers | None = None,
+    ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
         self._plans = plans
         self._batch = batch
+        self._courtesy = Courtesy(peers or Peers())
         self._workloads = WorkloadFactory()
         self._committed: deque[Queued] = deque()
         self._doubts = Doubts()
@@ -111,21 +122,30 @@ class EnqueueTaskInstances:
             log.debug("All executors are full, skipping critical section")
             self.backlog = True  # for all that is known: the next event makes room
             return NOTHING
+        if (wait := self._courtesy.turn_in()) > 0:
+            return Outcome(due_in=wait)
         timer = stats.timer("scheduler.critical_section_duration")
         timer.start()
+        entered = perf_counter()
         section = await self._enter(most)
         timer.stop(send=section is not None)
         if section is None:
             log.debug("Critical section lock held by another scheduler")
             stats.incr("scheduler.critical_section_busy")
             return Outcome({"busy": 1}, due_in=TAKEN_LOOK_AGAIN)
+        self._courtesy.after_section(section.spared, perf_counter() - entered)
         await self._hand_over()
         _report(section)
         self.backlog = section.left_over
         if section.unplanned:
             await self._plans.fetch(self._sessions, section.unplanned)
         count = len(section.queued)
-        return Outcome({"queued": count}, progressed=count > 0, more=count >= most or bool(section.unplanned))
+        return Outcome(
+            {"queued": count, **({"spared": spared} if (spared := len(section.spared)) else {})},
+            progressed=count > 0,
+            more=count >= most or bool(section.unplanned),
+            due_in=self._courtesy.look_again_in(),
+        )
 
     def _most(self) -> int:
         executors = self._scheduler.executors
@@ -158,8 +178,8 @@ class EnqueueTaskInstances:
             starved = section.admission.starved.size()
             candidates, found = await self._candidates(tx, section, left)
             self._resolve_executors(tx, executors, candidates)
-            admitted = section.admission.admit(candidates)
-            await self._queue(tx, section, admitted)
+            admitted, ours = self._admit(section, candidates, found or 0)
+            await self._queue(tx, section, ours)
             # Starved ones were left out of the count: whether there are any is asked below.
             waiting = found - len(admitted) if found and not starved else None
             exhausted = len(candidates) < left
@@ -171,12 +191,29 @@ class EnqueueTaskInstances:
             self._commit_later(row, executors[row.executor])
         return section
 
+    def _admit(
+        self, section: Section, candidates: Sequence[Candidate], waiting: int
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """Return the candidates that fit, and those of them to queue here.
+
+        The rest is left to other schedulers: task instances of their runs. Nothing is left where there is too
+        little for all that wait: there the order of priority decides, whoever comes.
+        """
+        starved, room = section.admission.starved, section.admission.open_slots
+        before = starved.shared()
+        admitted = section.admission.admit(candidates)
+        if waiting > room or starved.shared() > before:
+            return admitted, admitted
+        section.spared |= self._courtesy.spare(admitted)
+        return admitted, [one for one in admitted if one.id not in section.spared]
+
     async def _candidates(
         self, tx: Transaction, section: Section, most: int
     ) -> tuple[list[Candidate], int | None]:
         started = perf_counter()
         candidates, waiting = await lock_candidates(tx.session, most, section.admission.starved)
         stats.timing("scheduler.critical_section_query_duration", 1000 * (perf_counter() - started))
+        candidates = [one for one in candidates if one.id not in section.spared]
         unread = {one.dag_id for one in candidates if one.limited} - section.seen_dags
         if not unread:
             return candidates, waiting

@@ -22,6 +22,7 @@ from async_scheduler.routines.redesigned.expanding import write_expansions
 from async_scheduler.routines.redesigned.flags import LimitFlags
 from async_scheduler.routines.redesigned.handover import Handover
 from async_scheduler.routines.redesigned.layout import Layouts
+from async_scheduler.routines.redesigned.peers import Peers
 from async_scheduler.routines.redesigned.unusual import is_unusual
 from async_scheduler.routines.redesigned.visiting import Visited, parts_of, visit
 from async_scheduler.routines.redesigned.writing import write
@@ -100,6 +101,7 @@ class ScheduleTaskInstances:
         runs_wait: Callable[[], bool] = lambda: True,
         ahead: int | None = AHEAD,
         courteous: bool = True,
+        peers: Peers | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
@@ -110,6 +112,7 @@ class ScheduleTaskInstances:
         self._runs_wait = runs_wait
         self._ahead = sys.maxsize if ahead is None else ahead
         self._courteous = courteous
+        self._peers = peers or Peers()
         self._handover = Handover(scheduler, sessions)
         self._flags = LimitFlags(sessions)
         self._verified: LRUCache[int, UUID] = LRUCache(VERIFIED_KEPT)
@@ -168,7 +171,7 @@ class ScheduleTaskInstances:
         done.held_back = {one.run.id for one in done.visited if hold_back(one, self._ahead)}
         pauses = Pauses(lambda: self._courteous and self._dirty.others_wait(done.ids))
         expanded = await write_expansions(tx.session, done.visited, done.now, pauses)
-        written = await write(tx.session, done.visited, self._scheduler.job.id, done.now)
+        written = await write(tx.session, done.visited, self._scheduler.job.id, done.now, self._peers)
         done.scheduled, done.finished = written.scheduled, written.finished + expanded
         done.complete = written.complete
         await self._end(tx, done)

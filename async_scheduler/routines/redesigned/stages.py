@@ -13,6 +13,7 @@ from async_scheduler.routines.redesigned.create import CreateDagRuns, LookUpAhea
 from async_scheduler.routines.redesigned.dirty import DirtyRuns
 from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances
 from async_scheduler.routines.redesigned.events import RunExecutorInSets
+from async_scheduler.routines.redesigned.peers import Peers
 from async_scheduler.routines.redesigned.probe import Probe
 from async_scheduler.routines.redesigned.schedule import Lane, ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from async_scheduler.database.transaction import Sessions
     from async_scheduler.settings import Settings
 
+ALIVE_FOR_BEATS = 3
+"""Another scheduler counts as alive while it has missed fewer heartbeats than this."""
+
 
 class RedesignedStages:
     """Makes the stages of one scheduler; all of them share the dirty runs and the compiled dags."""
@@ -44,13 +48,21 @@ class RedesignedStages:
         self._sessions = sessions
         self._settings = settings
         self.dirty = DirtyRuns()
+        self.peers = Peers(scheduler.job.id)
         self.plans = Plans(
             scheduler.scheduler_dag_bag,
             max(SCHEDULER_DAG_CACHE_SIZE, settings.dags_at_once),
             conf.getfloat("core", "min_serialized_dag_update_interval"),
         )
-        self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass)
-        self.sweep = Sweep(sessions, self.dirty, self.plans, settings.examine_all_interval)
+        self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass, self.peers)
+        self.sweep = Sweep(
+            sessions,
+            self.dirty,
+            self.plans,
+            settings.examine_all_interval,
+            self.peers,
+            ALIVE_FOR_BEATS * conf.getfloat("scheduler", "scheduler_heartbeat_sec"),
+        )
         self.probe = Probe(sessions, float(scheduler._scheduler_idle_sleep_time))
         self.schedule = ScheduleTaskInstances(
             scheduler,
@@ -61,13 +73,14 @@ class RedesignedStages:
             wake_lane,
             runs_wait=lambda: self.probe.saw_queued_runs,
             courteous=_works_at_once(settings),
+            peers=self.peers,
         )
         self.lanes = [
             Lane(f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name, self.schedule)
             for number in range(1, settings.lanes + 1)
         ]
         """The schedule stage once for each transaction it may have open at the same time."""
-        self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch)
+        self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch, self.peers)
 
     def create(self, look_up_ahead: LookUpAhead) -> CreateDagRuns:
         """Return the stage that creates runs."""
@@ -92,6 +105,7 @@ class RedesignedStages:
             self._settings.routine_timeout,
             self.dirty,
             has_backlog=lambda: self.enqueue.backlog,
+            schedulers=lambda: 1 + len(self.peers.others),
         )
 
 

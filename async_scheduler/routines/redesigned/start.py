@@ -14,6 +14,7 @@ from sqlalchemy import select
 from async_scheduler.database.transaction import Sessions, Transaction, transaction
 from async_scheduler.driver.routine import Outcome
 from async_scheduler.errors import LostRace
+from async_scheduler.routines.redesigned.peers import STARTS_LEFT_FOR, Patience, Peers
 from async_scheduler.store.queued import StartableRun, claim_startable, lock_backfills, start_runs
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ log = logging.getLogger(__name__)
 
 Planned = tuple[StartableRun, "CompiledDag"]
 
+TAKEN_LOOK_AGAIN = 0.05
+"""Seconds after which queued runs are looked at again that another scheduler may just have had locked."""
+BURST = 8
+"""So many runs that may start at once, of dags without a running one, are shared with other schedulers."""
+
 
 class StartDagRuns:
     """Mirrors ``SchedulerJobRunner._start_queued_dagruns``.
@@ -40,33 +46,79 @@ class StartDagRuns:
 
     name = "start"
 
-    def __init__(self, sessions: Sessions, dirty: DirtyRuns, plans: Plans, window: int) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        dirty: DirtyRuns,
+        plans: Plans,
+        window: int,
+        peers: Peers | None = None,
+    ) -> None:
         self._sessions = sessions
         self._dirty = dirty
         self._plans = plans
         self._window = window
+        self._peers = peers or Peers()
+        self._patience = Patience(STARTS_LEFT_FOR)
+        self._now = timezone.utcnow()
+        self._found_nothing = False
         self._unreadable: set[str] = set()
         """The dags that the last pass could not start a run of: each is named once while that lasts."""
 
     async def run_once(self) -> Outcome:
         """Start what may start; report how many runs."""
-        now = timezone.utcnow()
-        started, unplanned = await self._pass(now)
+        started, unplanned = await self._pass()
         if unplanned:
             # A dag seen for the first time: read outside of the transaction, then look again.
             await self._plans.fetch(self._sessions, unplanned)
-            started, unplanned = await self._pass(now)
+            started, unplanned = await self._pass()
         self._dirty.mark(run.id for run, _ in started)
-        _report_delays(started, now)
-        more = bool(unplanned) or len(started) >= self._window
-        return Outcome({"started": len(started)}, progressed=bool(started), more=more)
+        _report_delays(started, self._now)
+        left_in = self._patience.ends_in()
+        more = bool(unplanned) or (len(started) >= self._window if left_in is None else bool(started))
+        return Outcome(
+            {"started": len(started)},
+            progressed=bool(started),
+            more=more,
+            due_in=self._again(started, left_in),
+        )
 
-    async def _pass(self, now: datetime) -> tuple[list[Planned], set[UUID]]:
+    def _again(self, started: Sequence[Planned], left_in: float | None) -> float | None:
+        """Return when to look again; once more soon where another scheduler may have held the rows."""
+        looked, self._found_nothing = self._found_nothing, not started
+        if left_in is None and not (started or looked) and self._peers.others:
+            return TAKEN_LOOK_AGAIN
+        return left_in
+
+    async def _pass(self) -> tuple[list[Planned], set[UUID]]:
         """Return what was started; nothing is while dag versions, the second part, are not at hand."""
         async with transaction(self._sessions) as tx:
             claimed = await claim_startable(tx.session, self._window)
+            left = self._left_to_others(claimed)
+            claimed = [run for run in claimed if run.id not in left]
             unplanned = {run.version for run in claimed if run.version and self._lacks_plan(run)}
-            return ([] if unplanned else await self._start(tx, claimed, now)), unplanned
+            if not unplanned:
+                self._patience.leave(left)
+            # Not before the claim: a run must not seem to overlap with the one whose place it takes.
+            self._now = timezone.utcnow()
+            return ([] if unplanned else await self._start(tx, claimed, self._now)), unplanned
+
+    def _left_to_others(self, claimed: Sequence[StartableRun]) -> set[int]:
+        """Return the runs that other schedulers get first: their part of a burst, or all if they have few.
+
+        Whoever starts a run goes on with it. Where runs of the dag are running, one that has ended made room
+        for the next, which is not made to wait.
+        """
+        if not self._peers.others:
+            return set()
+        new = [run.id for run in claimed if not run.active]
+        shared = {run.id for run in claimed if run.id in self._patience}
+        if len(new) >= BURST:
+            shared.update(new)
+        others = {run for run in shared if self._peers.deals(run)}
+        if self._peers.ahead:
+            others.update(new)
+        return others - self._patience.late(others)
 
     def _lacks_plan(self, run: StartableRun) -> bool:
         return self._plans.get(run.version) is None and not self._plans.is_absent(run.version)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from async_scheduler.routines.redesigned.peers import Peers
     from async_scheduler.routines.redesigned.visiting import Visited
 
 
@@ -33,8 +34,12 @@ class Written:
     complete: bool
 
 
-async def write(session: AsyncSession, visited: Sequence[Visited], job: int | None, now: datetime) -> Written:
+async def write(
+    session: AsyncSession, visited: Sequence[Visited], job: int | None, now: datetime, peers: Peers
+) -> Written:
     """Write the decisions of *visited*; the caller holds the locks of the runs.
+
+    A run of another live scheduler stays with it, unless something of it was changed here.
 
     Locks: ``task_instance`` in the order of ids within each statement.
 
@@ -43,7 +48,8 @@ async def write(session: AsyncSession, visited: Sequence[Visited], job: int | No
     ready = _ids(visited, [one.outcome.scheduled for one in visited])
     scheduled = await mark_scheduled(session, ready, now)
     finished = await _write_finished(session, visited, now)
-    await touch_runs(session, sorted(one.run.id for one in visited), job, now)
+    kept = [one.run.id for one in visited if peers.has(one.run.examined_by) and not one.outcome.changed]
+    await touch_runs(session, sorted(one.run.id for one in visited), job, now, sorted(kept))
     return Written(scheduled, finished, scheduled == len(ready))
 
 
