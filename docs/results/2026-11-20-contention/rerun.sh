@@ -8,7 +8,7 @@ beside="--family naive,redesigned --workload catch-up --size dags=10,intervals=4
 
 poc-bench contention $naive --mode timing --rtt 0,1,2.5,5 --repeat 3 --arms naive,naive-sequential,sync
 poc-bench contention $naive --mode timing --rtt 0,1,2.5,5 --repeat 4 --arms naive,naive-sequential
-poc-bench contention $naive --mode timing --rtt 0,1,2.5,5 --schedulers 2 --repeat 3 --arms naive,naive-sequential
+poc-bench contention $naive --mode timing --rtt 0,2.5,5 --schedulers 1,2 --repeat 3 --arms naive,naive-sequential
 poc-bench contention $naive --mode attribution,census --rtt 0,1,2.5,5
 poc-bench contention $naive --mode attribution,census --rtt 0,2.5 --schedulers 2 --arms naive,naive-sequential,sync
 poc-bench contention --family naive --size dags=5,runs=4,tasks=50 --out "$out/naive" --add --mode overhead --repeat 10
