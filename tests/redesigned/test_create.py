@@ -12,11 +12,12 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, task
 from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState
 from sqlalchemy import delete, select, update
 
 from tests.redesigned.test_stages import REDESIGNED
 from tests.support.blocking import nothing_blocks
-from tests.support.dags import EPOCH, write_dags
+from tests.support.dags import EPOCH, create_run, write_dags
 from tests.support.executor import InstantExecutor
 from tests.support.scheduler import FAST, assembled
 
@@ -118,3 +119,26 @@ async def test_task_instances_carry_a_child_of_their_runs_trace(airflow_db: Data
                 instance.context_carrier["traceparent"].split("-")[1]
                 == (instance.dag_run.context_carrier["traceparent"].split("-")[1])
             )
+
+
+async def test_a_timetable_that_stands_still_does_not_stop_the_loop(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that is due exists, and the timetable names it again and again; Airflow asks once a pass."""
+    write_dags(scheduled_dag("moves"), scheduled_dag("stands"))
+    create_run("stands", state=DagRunState.SUCCESS)
+    calculate, asked = DagModel.calculate_dagrun_date_fields, 0
+
+    def stand_still(model: DagModel, **arguments: Any) -> None:
+        nonlocal asked
+        asked += model.dag_id == "stands"
+        if model.dag_id == "moves":
+            calculate(model, **arguments)
+        elif asked > 100:
+            raise RuntimeError("without end")
+
+    monkeypatch.setattr(DagModel, "calculate_dagrun_date_fields", stand_still)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        outcome = await assembly.supervisor.drivers["create"].routine.run_once()
+    assert outcome.counts["created"] == 3
+    assert asked == 1

@@ -52,15 +52,15 @@ class Batch:
 
 
 def add_next_run(batch: Batch, dag: DagModel, compiled: CompiledDag) -> bool:
-    """Add the run that *dag* is due for; return whether it is due for another one.
+    """Add the run that *dag* is due for; return whether it is due for another, later one.
 
     A dag that cannot be scheduled must not keep others from it: whatever its timetable or parameters raise
     is kept in ``batch.failed``; Airflow logs it each time.
     """
+    logical_date = dag.next_dagrun
     try:
-        existing = batch.existing.get((dag.dag_id, dag.next_dagrun))
+        existing = batch.existing.get((dag.dag_id, logical_date))
         if existing is not None:
-            logical_date = dag.next_dagrun
             dag.calculate_dagrun_date_fields(dag=compiled.dag, reference_run=existing)
             log.warning("run already exists; skipping dagrun creation: %s %s", dag.dag_id, logical_date)
         else:
@@ -71,8 +71,10 @@ def add_next_run(batch: Batch, dag: DagModel, compiled: CompiledDag) -> bool:
     except Exception as error:
         batch.failed[dag.dag_id] = error
         return False
+    # A timetable that does not move on is asked once a pass, as by Airflow, and not without end.
+    moved = None in (logical_date, dag.next_dagrun) or dag.next_dagrun > logical_date
     due = dag.next_dagrun_create_after
-    return due is not None and due <= batch.now and not dag.exceeds_max_non_backfill
+    return moved and due is not None and due <= batch.now and not dag.exceeds_max_non_backfill
 
 
 def _new_run(batch: Batch, dag: DagModel, compiled: CompiledDag) -> DagRun:
