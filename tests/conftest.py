@@ -6,10 +6,13 @@ import atexit
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from cryptography.fernet import Fernet
 from filelock import FileLock
@@ -29,7 +32,15 @@ if IS_FIRST_PROCESS:
 
     def _leave_nothing_behind(process: int) -> None:
         if os.getpid() == process:
+            _end_server(RUN_DIRECTORY / "postgres" / "data" / "postmaster.pid")
             shutil.rmtree(RUN_DIRECTORY, ignore_errors=True)
+
+    def _end_server(file: Path) -> None:
+        """End a server that is still there because Ctrl-C ended the workers before they closed it."""
+        with suppress(OSError, ValueError, psutil.Error):
+            server = psutil.Process(int(file.read_text().split()[0]))
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
 
     # Registered first and so run last: the embedded server's wheel takes its lock at the end.
     atexit.register(_leave_nothing_behind, os.getpid())
