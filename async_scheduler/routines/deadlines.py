@@ -83,7 +83,8 @@ def _runs_found_by_number(session: Session) -> Iterator[None]:
     get = session.get
 
     def get_by_number(entity: Any, ident: Any, **options: Any) -> Any:
-        return get(entity, int(ident) if entity is DagRun else ident, **options)
+        number = entity is DagRun and isinstance(ident, str) and ident.isdecimal()
+        return get(entity, int(ident) if number else ident, **options)
 
     session.get = get_by_number  # type: ignore[method-assign]
     try:

@@ -6,11 +6,14 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+from airflow.models.callback import CallbackFetchMethod, ExecutorCallback
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.latest_only import LatestOnlyOperator
 from airflow.sdk import DAG
+from airflow.sdk.definitions.callback import SyncCallback
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import select, update
@@ -21,9 +24,11 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.support.postgres import Database
+
+
+def _notify() -> None:
+    """What a missed deadline calls."""
 
 
 def _states(dag_id: str) -> list[str | None]:
@@ -83,3 +88,18 @@ async def test_a_skip_decision_that_cannot_be_read_concerns_its_own_run_only(
     await _visit_all([run.id, other.id])
     assert (_states("odd"), _states("good")) == (["success", None], ["scheduled"])
     assert "Cannot decide DAG run" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:fully NULL primary key:sqlalchemy.exc.SAWarning")
+async def test_a_callback_without_the_number_of_its_run_is_passed_over(airflow_db: Database) -> None:
+    callback = ExecutorCallback(SyncCallback(_notify), CallbackFetchMethod.IMPORT_PATH)
+    callback.state = "pending"
+    callback.data = {**callback.data, "dag_run_id": None, "deadline_id": "x", "dag_id": "dag"}
+    executor = InstantExecutor()
+    executor.supports_callbacks = True
+    with create_session() as session:
+        session.add(callback)
+    async with assembled(executor, settings=REDESIGNED) as assembly:
+        await assembly.supervisor.drivers["executor_callbacks"].routine.run_once()
+    with create_session() as session:
+        assert session.scalars(select(ExecutorCallback.state)).all() == ["pending"]
