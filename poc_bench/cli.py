@@ -21,6 +21,7 @@ from poc_bench.bench import Bench
 from poc_bench.contention import command as contention
 from poc_bench.database import open_server
 from poc_bench.errors import BenchError, UsageError
+from poc_bench.examples import epilog
 from poc_bench.matrix import Matrix
 from poc_bench.numbers import numbers, require
 from poc_bench.presets import FULL, QUICK, Preset
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
     from poc_bench.statistics import Spread
 
 INTERRUPTED = 130
+COMMANDS = {
+    "run": "measure a matrix of workloads and arms",
+    "report": "make the page of one or several runs again",
+    "compare": "tell what changed between two runs; exit code 1: got worse",
+    "contention": "measure what concurrency buys and what it costs",
+    "list": "describe workloads and arms",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,28 +192,37 @@ def _command(command: Sequence[str], environment: object) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    about = "Compare Airflow schedulers on the same work."
     parser = argparse.ArgumentParser(
-        prog="poc-bench", description="Compare Airflow schedulers on the same work."
+        prog="poc-bench", description=about, epilog=epilog(), formatter_class=raw
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands.add_parser("run", help="measure a matrix of workloads and arms"))
-    report = commands.add_parser("report", help="make the page of one or several runs again")
+    adding = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = {
+        name: adding.add_parser(
+            name, help=what, description=f"{what.capitalize()}.", epilog=epilog(name), formatter_class=raw
+        )
+        for name, what in COMMANDS.items()
+    }
+    _add_run(commands["run"])
+    _add_report(commands["report"])
+    _add_compare(commands["compare"])
+    contention.add_arguments(commands["contention"])
+    commands["list"].set_defaults(command=_list)
+    return parser
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
     report.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="the --out of a run")
     report.add_argument("--out", type=Path, metavar="DIR", help="default: the last of the runs")
     report.set_defaults(command=_report)
-    compare = commands.add_parser(
-        "compare", help="tell what changed between two runs; exit code 1: got worse"
-    )
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("before", type=Path, metavar="DIR1")
     compare.add_argument("after", type=Path, metavar="DIR2")
     compare.add_argument("--all", action="store_true", help="show also what stayed the same")
     compare.set_defaults(command=_compare)
-    contention.add_arguments(
-        commands.add_parser("contention", help="measure what concurrency buys and what it costs")
-    )
-    listing = commands.add_parser("list", help="describe workloads and arms")
-    listing.set_defaults(command=_list)
-    return parser
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from poc_bench.cli import main
+from poc_bench.cli import _matrix, _parser, main
+from poc_bench.examples import EXAMPLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,3 +79,12 @@ def test_an_experiment_that_is_not_there_cannot_be_added_to(
     (tmp_path / "contention.json").write_text("garbled")
     assert main(["contention", "--add", "--mode", "census", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_examples_of_the_help_are_commands_that_work() -> None:
+    lines = [line for text in EXAMPLES.values() for line in text.splitlines()]
+    assert len(lines) > 10
+    for line in lines:
+        options = _parser().parse_args(line.strip().split("  ")[0].split()[1:])
+        if hasattr(options, "profile"):
+            assert len(_matrix(options)) > 0
