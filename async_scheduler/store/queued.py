@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 
 class StartableRun(NamedTuple):
-    """A queued run whose row this transaction has locked and that fits its dag's or backfill's limit.
-
-    ``active`` is how many runs of its dag or backfill are running.
-    """
+    """A queued run whose row this transaction has locked and that fits its dag's or backfill's limit."""
 
     id: int
     dag_id: str
@@ -36,7 +33,6 @@ class StartableRun(NamedTuple):
     bundle_version: str | None
     created_version: UUID | None
     latest_version: UUID | None
-    active: int
 
     @property
     def version(self) -> UUID | None:
@@ -106,7 +102,7 @@ def claim(dialect: Dialect) -> Select[Any]:
     c = _ranked(dialect).c
     order = (nulls_lead(c.ordinal, dialect), nulls_lead(c.decision, dialect), c.active, c.run_after, c.id)
     chosen = (
-        select(c.id.label("id"), c.active, func.row_number().over(order_by=order).label("position"))
+        select(c.id.label("id"), func.row_number().over(order_by=order).label("position"))
         .where(c.place <= c.free)
         .order_by(*order)
         .limit(bindparam("most", type_=Integer))
@@ -125,7 +121,6 @@ def claim(dialect: Dialect) -> Select[Any]:
             RUN.c.bundle_version,
             RUN.c.created_dag_version_id,
             latest_version().scalar_subquery(),
-            chosen.c.active,
         )
         .join(chosen, chosen.c.id == RUN.c.id)
         .where(RUN.c.state == "queued")

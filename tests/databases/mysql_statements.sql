@@ -245,8 +245,8 @@ WHERE backfill.id IN (__[POSTCOMPILE_ids]) ORDER BY backfill.id FOR UPDATE SKIP 
 SELECT dag_run.id, dag_run.dag_id, dag_run.run_id, dag_run.run_type, dag_run.run_after, dag_run.triggered_by, dag_run.clear_number, dag_run.backfill_id, dag_run.bundle_version, dag_run.created_dag_version_id, (SELECT dag_version.id
 FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
- LIMIT %s) AS anon_1, chosen.active
-FROM dag_run INNER JOIN (SELECT ranked.id AS id, ranked.active AS active, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position
+ LIMIT %s) AS anon_1
+FROM dag_run INNER JOIN (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position
 FROM (SELECT dag_run.id AS id, row_number() OVER (PARTITION BY dag_run.dag_id, dag_run.backfill_id ORDER BY backfill_dag_run.sort_ordinal, dag_run.last_scheduling_decision, dag_run.run_after, dag_run.id) AS place, coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) AS free, backfill_dag_run.sort_ordinal AS ordinal, dag_run.last_scheduling_decision AS decision, coalesce(running_runs.running, %s) AS active, dag_run.run_after AS run_after
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false LEFT OUTER JOIN backfill_dag_run ON backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id LEFT OUTER JOIN backfill ON backfill.id = backfill_dag_run.backfill_id LEFT OUTER JOIN (SELECT dag_run.dag_id AS dag_id, dag_run.backfill_id AS backfill_id, count(*) AS running
 FROM dag_run

@@ -18,12 +18,12 @@ from sqlalchemy import select, update
 
 from async_scheduler.routines.redesigned.peers import (
     LEFT_FOR,
+    NO_STARTS_FOR,
     NOT_SPARED_FOR,
     STARTS_LEFT_FOR,
     Patience,
     Peers,
 )
-from async_scheduler.routines.redesigned.start import BURST
 from async_scheduler.routines.redesigned.sweep import PEERS_EVERY
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
@@ -50,6 +50,13 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(autouse=True)
+def no_pause(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sections follow each other at once, except where that is what is tested."""
+    if request.node.name != "test_between_two_sections_others_get_a_turn":
+        monkeypatch.setattr("async_scheduler.routines.redesigned.peers.TURN", 0.0)
 
 
 def other_scheduler(beat_ago: float = 0.0) -> int:
@@ -120,32 +127,6 @@ def test_that_a_scheduler_is_gone_is_told_once() -> None:
     assert not peers.see({1, 3})
 
 
-@pytest.mark.parametrize(
-    ("others", "owners", "ahead"),
-    [
-        ((), (1, 1, 1, 1), False),
-        ((2,), (1, 2), False),
-        ((2,), (1,), False),
-        ((2,), (1, 1, None), True),
-        ((2,), (1, 1, 1, 2, 2), False),
-        ((2,), (1, 1, 1, 1, 2), True),
-        ((2,), (1,) * 9 + (2,) * 7, False),
-        ((2,), (1,) * 10 + (2,) * 6, True),
-        ((2, 3), (1,), False),
-        ((2, 3), (1, 1, 2, 3), False),
-        ((2, 3), (1, 1, 1, 2, 3), True),
-        ((2,), (1, 1, 9, 9), True),
-    ],
-)
-def test_who_has_clearly_more_runs_than_its_part_is_ahead(
-    others: tuple[int, ...], owners: tuple[int | None, ...], ahead: bool
-) -> None:
-    peers = Peers(1)
-    peers.see({1, *others})
-    peers.weigh(owners)
-    assert peers.ahead == ahead
-
-
 @pytest.mark.parametrize("schedulers", [1, 2, 3])
 def test_each_run_is_dealt_to_exactly_one_of_the_schedulers(schedulers: int) -> None:
     jobs = set(range(7, 7 + schedulers))
@@ -153,7 +134,7 @@ def test_each_run_is_dealt_to_exactly_one_of_the_schedulers(schedulers: int) -> 
     for peers in everyone:
         peers.see(jobs)
     for run in range(20):
-        assert sum(not peers.deals(run) for peers in everyone) == 1
+        assert [peers.dealt_to(run) for peers in everyone].count(None) == 1
 
 
 async def test_instances_of_anothers_run_are_left_to_it_until_it_is_late(
@@ -173,10 +154,8 @@ async def test_instances_of_anothers_run_are_left_to_it_until_it_is_late(
         assert outcome.due_in == pytest.approx(LEFT_FOR)
         assert not new.enqueue.backlog, "no event of ours makes room for what is another's"
         clock.now += LEFT_FOR
-        new.enqueue._courtesy._not_before = 0.0
         assert (await new.enqueue.run_once()).counts == {"queued": 1}
         set_state("l0_t1", "scheduled")
-        new.enqueue._courtesy._not_before = 0.0
         assert (await new.enqueue.run_once()).counts == {"queued": 1}, "it is not waited for again"
 
 
@@ -291,57 +270,47 @@ async def test_when_a_scheduler_is_gone_all_runs_are_looked_at(
         assert run.id in new.dirty
 
 
-async def test_a_burst_of_runs_is_shared_and_what_is_not_fetched_is_started(
+async def test_new_runs_are_shared_and_what_is_not_fetched_is_started(
     airflow_db: Database, clock: Clock
 ) -> None:
     write_dags(*(layered_dag(f"dag{number}", [1]) for number in range(2)))
-    for number in range(BURST):
+    for number in range(8):
         create_run("dag0", number)
         create_run("dag1", number)
-    other_scheduler()
+    other = other_scheduler()
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = on(clock, assembly)
         await new.sweep.run_once()
         outcome = await new.start.run_once()
-        assert outcome.counts == {"started": BURST}
+        assert outcome.counts == {"started": 8}
         assert outcome.due_in == pytest.approx(STARTS_LEFT_FOR)
         assert (await new.start.run_once()).counts == {"started": 0}
         clock.now += 2 * STARTS_LEFT_FOR
-        assert (await new.start.run_once()).counts == {"started": BURST}
+        assert (await new.start.run_once()).counts == {"started": 8}
+        assert {new.peers.dealt_to(run) for run in range(8)} == {None}, "it gets no more for a while"
+        clock.now += NO_STARTS_FOR
+        assert {new.peers.dealt_to(run) for run in range(8)} == {None, other}
 
 
-async def test_a_few_runs_are_started_at_once_and_so_are_those_that_follow_others(
-    airflow_db: Database,
+async def test_the_run_after_one_that_has_ended_here_is_started_at_once(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_dags(layered_dag("many", [1], max_active_runs=99), *(layered_dag(f"d{n}", [1]) for n in range(3)))
-    create_run("many", state=DagRunState.RUNNING)
-    for number in range(BURST):
-        create_run("many", number + 1)
-    for number in range(3):
-        create_run(f"d{number}")
+    """Nobody would tell the scheduler it is dealt to."""
+    write_dags(layered_dag("chain", [1], max_active_runs=1))
+    first = create_run("chain", state=DagRunState.RUNNING)
+    set_state("l0_t0", "success")
+    for number in range(1, 3):
+        create_run("chain", number)
     other_scheduler()
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = stages(assembly)
         await new.sweep.run_once()
-        assert (await new.start.run_once()).counts == {"started": BURST + 3}
-
-
-async def test_who_has_more_runs_than_its_part_leaves_new_ones_to_others_first(
-    airflow_db: Database, clock: Clock
-) -> None:
-    write_dags(layered_dag("old", [1]), layered_dag("new", [1]))
-    for number in range(2):
-        create_run("old", number, state=DagRunState.RUNNING)
-    other_scheduler()
-    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = on(clock, assembly)
-        give_runs_to(assembly._scheduler.job.id)
-        await new.sweep.run_once()
-        assert new.peers.ahead
-        create_run("new")
-        assert (await new.start.run_once()).counts == {"started": 0}
-        clock.now += 2 * STARTS_LEFT_FOR
+        for _ in range(2):  # the first one reads the dag
+            new.dirty.mark([first.id])
+            await new.schedule.run_once()
+        monkeypatch.setattr(new.peers, "dealt_to", lambda _: 99)
         assert (await new.start.run_once()).counts == {"started": 1}
+    assert run_states() == ["success", "running", "queued"]
 
 
 async def test_the_runs_of_a_scheduler_that_died_are_taken_to_their_end(airflow_db: Database) -> None:

@@ -52,6 +52,7 @@ class DirtyRuns:
         self._due_of: dict[int, datetime] = {}
         self._known: dict[int, Known] = {}
         self._missed: set[int] = set()
+        self._room: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._marked)
@@ -165,6 +166,15 @@ class DirtyRuns:
             and known.logical_date > this.logical_date
         ]
         return min(later)[1] if later else None
+
+    def note_room(self, dag_id: str) -> None:
+        """Note that a run of this dag has ended here, so that another one may start."""
+        self._room.add(dag_id)
+
+    def take_room(self) -> set[str]:
+        """Return the dags noted since the last call."""
+        room, self._room = self._room, set()
+        return room
 
     def forget(self, run: int) -> None:
         """Drop everything about a run that has ended."""

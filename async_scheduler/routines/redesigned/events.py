@@ -37,8 +37,7 @@ FINISHED_LINE = (
 ENDED = frozenset({"success", "failed"})
 STARTED = frozenset({"queued", "running"})
 SHORTEST_POLL = 0.005
-"""Seconds between two beats of an executor that is busy and quick, for each scheduler that is alive: one of
-several gets fewer events."""
+"""Seconds between two beats of an executor that is busy and quick."""
 BEAT_SHARE = 1.0
 """A beat that took long is followed by a pause so many times as long."""
 BUSY_FOR = 1.0
@@ -54,7 +53,6 @@ class RunExecutorInSets(RunExecutor):
     ``process_executor_events``, which decides whether the task was killed.
 
     :param has_backlog: whether scheduled task instances wait for room that an ended task may have made.
-    :param schedulers: how many schedulers are alive.
     """
 
     def __init__(
@@ -68,12 +66,10 @@ class RunExecutorInSets(RunExecutor):
         timeout: float,
         dirty: DirtyRuns,
         has_backlog: Callable[[], bool],
-        schedulers: Callable[[], int] = lambda: 1,
     ) -> None:
         super().__init__(name, scheduler, sessions, port, view, poll_interval, timeout)
         self._dirty = dirty
         self._has_backlog = has_backlog
-        self._schedulers = schedulers
         self._contradicting: set[int] = set()
         self._busy_until = 0.0
 
@@ -88,7 +84,7 @@ class RunExecutorInSets(RunExecutor):
         if outcome.due_in is not None and (outcome.counts["events"] or outcome.counts["handed_over"]):
             self._busy_until = monotonic() + BUSY_FOR
         if outcome.due_in is not None and monotonic() < self._busy_until:
-            soon = max(SHORTEST_POLL * self._schedulers(), BEAT_SHARE * (monotonic() - started))
+            soon = max(SHORTEST_POLL, BEAT_SHARE * (monotonic() - started))
             outcome = replace(outcome, due_in=min(soon, outcome.due_in))
         return replace(outcome, wakes=("schedule", "enqueue") if self._has_backlog() else ("schedule",))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from math import inf
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, TypeVar
@@ -20,12 +19,12 @@ LEFT_FOR = 1.0
 NOT_SPARED_FOR = 10.0
 """Seconds for which nothing is left to a scheduler that was late: it is full, busy, paused or dead."""
 STARTS_LEFT_FOR = 0.6
-"""Seconds for which a burst of runs that may start is left to the schedulers they are dealt to: their probes
-take half as long to see them."""
-TURN = 2.0
-"""So many times as long as a section took, others find it free. Each then has fewer and fuller ones."""
-AHEAD = 0.2
-"""A scheduler with so much more than its part of the running runs leaves new ones to others for that long."""
+"""Seconds for which a run that may start is left to whom it is dealt: twice what a probe needs."""
+NO_STARTS_FOR = 3.0
+"""Seconds for which no new runs are dealt to a scheduler that did not start its own in time."""
+TURN = 1.0
+"""So many times as long as a section took, others find it free. Without such turns they keep finding it taken
+and task instances wait; with longer turns they wait too."""
 
 
 class Patience:
@@ -35,9 +34,6 @@ class Patience:
         self._seconds = seconds
         self._clock = clock
         self._since: dict[Hashable, float] = {}
-
-    def __contains__(self, thing: Hashable) -> bool:
-        return thing in self._since
 
     def late(self, things: Iterable[T]) -> set[T]:
         """Return those of *things* that have been left for too long."""
@@ -69,8 +65,7 @@ class Peers:
         self._job = job
         self._clock = clock
         self._late: dict[int | None, float] = {}
-        self.ahead = False
-        """Whether this scheduler has clearly more running runs than its part."""
+        self._slow_starters: dict[int | None, float] = {}
         self.others: frozenset[int] = frozenset()
         """The job ids of the other schedulers that were alive when the database was asked last."""
 
@@ -78,12 +73,6 @@ class Peers:
         """Learn which schedulers are alive; return whether one is gone."""
         before, self.others = self.others, frozenset(alive) - {self._job}
         return bool(before - self.others)
-
-    def weigh(self, owners: Iterable[int | None]) -> None:
-        """Learn whose the running runs are."""
-        counts = Counter(owner for owner in owners if owner == self._job or owner in self.others)
-        fair = counts.total() / (1 + len(self.others))
-        self.ahead = bool(self.others) and counts[self._job] - fair >= max(1.0, AHEAD * fair)
 
     def has(self, owner: int | None) -> bool:
         """Whether a run examined last by the job *owner* is another live scheduler's."""
@@ -99,12 +88,24 @@ class Peers:
         self._late = {owner: end for owner, end in self._late.items() if owner in self.others}
         self._late.update(dict.fromkeys(owners, until))
 
-    def deals(self, run: int) -> bool:
-        """Whether the run with this id is dealt to another scheduler; each gets as many as any other."""
+    def dealt_to(self, run: int) -> int | None:
+        """Return the other scheduler that the run with this id is dealt to, None if it is dealt to this one.
+
+        Each scheduler gets as many as any other; who did not fetch its runs lately gets none for a while.
+        """
         if not self.others or self._job is None:
-            return False
-        everyone = sorted((*self.others, self._job))
-        return everyone[run % len(everyone)] != self._job
+            return None
+        now = self._clock()
+        there = [other for other in self.others if now >= self._slow_starters.get(other, 0.0)]
+        everyone = sorted((*there, self._job))
+        chosen = everyone[run % len(everyone)]
+        return None if chosen == self._job else chosen
+
+    def note_slow_starter(self, others: Iterable[int | None]) -> None:
+        """Deal no runs to *others* for a while."""
+        until = self._clock() + NO_STARTS_FOR
+        self._slow_starters = {one: end for one, end in self._slow_starters.items() if one in self.others}
+        self._slow_starters.update(dict.fromkeys(others, until))
 
 
 class Courtesy:
@@ -122,7 +123,7 @@ class Courtesy:
         return {one for one, owner in owners.items() if self._peers.spares(owner)}
 
     def after_section(self, spared: set[UUID], seconds: float) -> None:
-        """Note what a section that took so long has left. Others get a turn of twice as long."""
+        """Note what a section that took so long has left. Others get a turn of that length."""
         self._patience.leave(spared)
         self._not_before = perf_counter() + TURN * seconds if self._peers.others else 0.0
 

@@ -259,6 +259,7 @@ class ScheduleTaskInstances:
             if one.compiled.plan.has_past and changed and (other := dirty.following(one.run.id)):
                 dirty.mark([other])
             if one.run.id in ended:
+                dirty.note_room(one.run.dag_id)
                 self._forget(one.run.id)
             elif one.outcome.unsettled or not done.complete:
                 dirty.mark([one.run.id])
@@ -302,6 +303,7 @@ class ScheduleTaskInstances:
         done.scheduled += examined.scheduled
         done.finished += examined.flagged
         if examined.ended:
+            self._dirty.note_room(run.dag_id)
             # Airflow's code has corrected the flag of the dag itself.
             self._forget(run.id)
         elif examined.changed:

@@ -105,7 +105,6 @@ class RedesignedStages:
             self._settings.routine_timeout,
             self.dirty,
             has_backlog=lambda: self.enqueue.backlog,
-            schedulers=lambda: 1 + len(self.peers.others),
         )
 
 

@@ -31,8 +31,6 @@ Planned = tuple[StartableRun, "CompiledDag"]
 
 TAKEN_LOOK_AGAIN = 0.05
 """Seconds after which queued runs are looked at again that another scheduler may just have had locked."""
-BURST = 8
-"""So many runs that may start at once, of dags without a running one, are shared with other schedulers."""
 
 
 class StartDagRuns:
@@ -62,11 +60,13 @@ class StartDagRuns:
         self._patience = Patience(STARTS_LEFT_FOR)
         self._now = timezone.utcnow()
         self._found_nothing = False
+        self._room: set[str] = set()
         self._unreadable: set[str] = set()
         """The dags that the last pass could not start a run of: each is named once while that lasts."""
 
     async def run_once(self) -> Outcome:
         """Start what may start; report how many runs."""
+        self._room = self._dirty.take_room()
         started, unplanned = await self._pass()
         if unplanned:
             # A dag seen for the first time: read outside of the transaction, then look again.
@@ -104,21 +104,15 @@ class StartDagRuns:
             return ([] if unplanned else await self._start(tx, claimed, self._now)), unplanned
 
     def _left_to_others(self, claimed: Sequence[StartableRun]) -> set[int]:
-        """Return the runs that other schedulers get first: their part of a burst, or all if they have few.
+        """Return the runs that other schedulers get first, which go on with what they start.
 
-        Whoever starts a run goes on with it. Where runs of the dag are running, one that has ended made room
-        for the next, which is not made to wait.
+        The next run of a dag whose run has ended here is not made to wait.
         """
-        if not self._peers.others:
-            return set()
-        new = [run.id for run in claimed if not run.active]
-        shared = {run.id for run in claimed if run.id in self._patience}
-        if len(new) >= BURST:
-            shared.update(new)
-        others = {run for run in shared if self._peers.deals(run)}
-        if self._peers.ahead:
-            others.update(new)
-        return others - self._patience.late(others)
+        new = [run.id for run in claimed if run.dag_id not in self._room]
+        others = {run: other for run in new if (other := self._peers.dealt_to(run)) is not None}
+        late = self._patience.late(others)
+        self._peers.note_slow_starter({others[run] for run in late})
+        return others.keys() - late
 
     def _lacks_plan(self, run: StartableRun) -> bool:
         return self._plans.get(run.version) is None and not self._plans.is_absent(run.version)

@@ -75,7 +75,6 @@ class Sweep:
             self._last_everything = monotonic()
             changed = list(found)
         self._seen = found
-        self._peers.weigh(seen.examined_by for seen in found.values())
         marked = self._dirty.see(found, looked) + self._dirty.mark(changed)
         return Outcome({"running": len(found), "marked": marked}, progressed=marked > 0)
 
