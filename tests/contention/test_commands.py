@@ -75,7 +75,15 @@ def test_nothing_to_read_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.C
     assert "holds no trace" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [b"garbled", gzip.compress(b'{"half": '), gzip.compress(b"[]\n"), b""])
+GARBLED = {
+    "no gzip": b"garbled",
+    "half a record": gzip.compress(b'{"half": '),
+    "no record": gzip.compress(b"[]\n"),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", GARBLED.values(), ids=GARBLED)
 def test_a_garbled_trace_is_one_line_and_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
