@@ -100,7 +100,6 @@ class ScheduleGivenRuns(ScheduleTaskInstances):
             batch=0,
             wake_another=lambda: None,
             ahead=None,
-            courteous=False,
         )
         self._kept = HandoverToCaller(scheduler, sessions)
         self._handover = self._kept

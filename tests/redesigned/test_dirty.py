@@ -44,18 +44,6 @@ def test_a_run_that_was_forgotten_is_like_any_other() -> None:
     assert dirty.take(9, NOW) == [1, 2]
 
 
-def test_others_wait_while_one_is_asked_for_or_under_visit() -> None:
-    dirty = DirtyRuns()
-    dirty.mark([1])
-    taken = dirty.take(9, NOW)
-    dirty.mark([1])
-    assert not dirty.others_wait(taken)
-    dirty.mark([2])
-    assert dirty.others_wait(taken)
-    dirty.take(9, NOW)
-    assert dirty.others_wait(taken)
-
-
 @given(st.lists(st.tuples(st.sampled_from("mtra"), st.integers(0, 5)), max_size=60))
 def test_no_run_is_in_two_hands_and_none_is_lost(steps: list[tuple[str, int]]) -> None:
     dirty, now = DirtyRuns(), NOW

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +14,8 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import func, select, update
 
-from async_scheduler.routines.redesigned.courtesy import AHEAD, Pauses
 from async_scheduler.routines.redesigned.schedule import LONGEST_REST
+from async_scheduler.routines.redesigned.wide_maps import AHEAD
 from tests.oracle.test_critical_section import clear
 from tests.redesigned.test_stages import REDESIGNED, states
 from tests.support.blocking import nothing_blocks
@@ -26,7 +24,7 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import FAST, assembled
 
 if TYPE_CHECKING:
-    from async_scheduler.settings import Algorithm, Mode
+    from async_scheduler.settings import Algorithm
     from tests.support.postgres import Database
 
 OWN = {"id", "updated_at", "scheduled_dttm", "context_carrier", "dag_version_id"}
@@ -110,50 +108,6 @@ async def test_a_wide_map_is_expanded_at_once_and_scheduled_in_portions(airflow_
         session.execute(update(TaskInstance).where(some).values(state="queued"))
     assert await settle("redesigned") == 0
     assert states() == {"success": 1, "queued": 300, "scheduled": AHEAD, "None": 700}
-
-
-async def test_a_large_expansion_pauses_while_there_are_other_runs(
-    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses = Counter[bool]()
-
-    async def between(self: Pauses) -> None:
-        pauses[self._wanted()] += 1
-
-    monkeypatch.setattr(Pauses, "between", between)
-    store(2500)
-    await settle("redesigned")
-    assert pauses == {False: 2}
-    clear()
-    pauses.clear()
-    store(2500)
-    create_run("dag", 1, state=DagRunState.RUNNING)
-    await settle("redesigned")
-    assert pauses[True] == 2
-
-
-@pytest.mark.parametrize("mode", ["concurrent", "sequential", "shared_session"])
-async def test_nobody_pauses_where_others_cannot_work_meanwhile(airflow_db: Database, mode: Mode) -> None:
-    async with assembled(InstantExecutor(), settings=replace(REDESIGNED, mode=mode)) as assembly:
-        assert assembly.redesigned is not None
-        assert assembly.redesigned.schedule._courteous == (mode == "concurrent")
-
-
-async def test_pauses_are_as_long_as_the_work_between_them_and_end_some_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    now = iter(float(number) / 4 for number in range(99))
-    monkeypatch.setattr("async_scheduler.routines.redesigned.courtesy.perf_counter", lambda: next(now))
-    monkeypatch.setattr("async_scheduler.routines.redesigned.courtesy.asyncio.sleep", sleep)
-    wanted = Pauses(lambda: True)
-    for _ in range(5):
-        await wanted.between()
-    assert slept == pytest.approx([0.25, 0.25, 0.2])
 
 
 async def test_a_shrunken_map_is_left_to_airflow(airflow_db: Database) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -105,10 +105,6 @@ class DirtyRuns:
     def release(self, runs: Iterable[int]) -> None:
         """Give up *runs*, taken before: the next to take runs may get them."""
         self._taken.difference_update(runs)
-
-    def others_wait(self, runs: Collection[int]) -> bool:
-        """Whether a run that is none of *runs* is asked for or under visit."""
-        return any(run not in runs for run in chain(self._taken, self._marked))
 
     def miss(self, runs: Iterable[int]) -> None:
         """Note that *runs* could not be claimed: locked, or no longer running. See :meth:`see`."""

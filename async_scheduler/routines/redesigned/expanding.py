@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from async_scheduler.plans.templates import TaskTemplate
-    from async_scheduler.routines.redesigned.courtesy import Pauses
     from async_scheduler.routines.redesigned.visiting import Visited
 
 log = logging.getLogger(__name__)
@@ -39,14 +38,11 @@ SLICE = 1000
 unixname = cache(getuser)
 
 
-async def write_expansions(
-    session: AsyncSession, visited: Sequence[Visited], now: datetime, pauses: Pauses
-) -> int:
+async def write_expansions(session: AsyncSession, visited: Sequence[Visited], now: datetime) -> int:
     """Write what unexpanded instances become; return how many instances were added or ended.
 
     Mirrors ``TaskMap.expand_mapped_task`` for an instance that is the only one of its task and has no state.
-    Locks: those instances; the new rows are this transaction's own. Between two statements for many rows it
-    pauses if *pauses* are wanted.
+    Locks: those instances; the new rows are this transaction's own.
 
     :raises LostRace: when one of them changed since it was read.
     """
@@ -65,8 +61,6 @@ async def write_expansions(
     await _end(session, {instance: length for instance, (_, length) in lengths.items() if not length})
     added = 0
     for new in _slices([(rows[instance], *lengths[instance]) for instance in growing]):
-        if added:
-            await pauses.between()
         await insert_instances(session, new, unixname(), now)
         added += len(new.ids)
     return added + len(lengths) - len(growing)

@@ -15,7 +15,6 @@ from async_scheduler.database.transaction import Sessions, Transaction, transact
 from async_scheduler.decide.states import LAST_FINISHED
 from async_scheduler.driver.routine import Outcome
 from async_scheduler.errors import LostRace
-from async_scheduler.routines.redesigned.courtesy import AHEAD, Pauses, hold_back
 from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
 from async_scheduler.routines.redesigned.ending import end_runs
 from async_scheduler.routines.redesigned.expanding import write_expansions
@@ -25,6 +24,7 @@ from async_scheduler.routines.redesigned.layout import Layouts
 from async_scheduler.routines.redesigned.peers import Peers
 from async_scheduler.routines.redesigned.unusual import is_unusual
 from async_scheduler.routines.redesigned.visiting import Visited, parts_of, visit
+from async_scheduler.routines.redesigned.wide_maps import AHEAD, hold_back
 from async_scheduler.routines.redesigned.writing import write
 from async_scheduler.store.limits import COUNTED_RUN_TYPES
 from async_scheduler.store.running import ClaimedRun, claim_runs, unverified_runs
@@ -85,7 +85,6 @@ class ScheduleTaskInstances:
     :param wake_another: called when a pass has left runs that another one may take at once.
     :param runs_wait: whether queued runs may wait for the end of others.
     :param ahead: how many instances of one task of a run are scheduled at a time, None for all.
-    :param courteous: whether a large expansion pauses while there are other runs to visit.
     """
 
     name = "schedule"
@@ -100,7 +99,6 @@ class ScheduleTaskInstances:
         wake_another: Callable[[], None],
         runs_wait: Callable[[], bool] = lambda: True,
         ahead: int | None = AHEAD,
-        courteous: bool = True,
         peers: Peers | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -111,7 +109,6 @@ class ScheduleTaskInstances:
         self._wake_another = wake_another
         self._runs_wait = runs_wait
         self._ahead = sys.maxsize if ahead is None else ahead
-        self._courteous = courteous
         self._peers = peers or Peers()
         self._handover = Handover(scheduler, sessions)
         self._flags = LimitFlags(sessions)
@@ -169,8 +166,7 @@ class ScheduleTaskInstances:
         if not done.visited:
             return
         done.held_back = {one.run.id for one in done.visited if hold_back(one, self._ahead)}
-        pauses = Pauses(lambda: self._courteous and self._dirty.others_wait(done.ids))
-        expanded = await write_expansions(tx.session, done.visited, done.now, pauses)
+        expanded = await write_expansions(tx.session, done.visited, done.now)
         written = await write(tx.session, done.visited, self._scheduler.job.id, done.now, self._peers)
         done.scheduled, done.finished = written.scheduled, written.finished + expanded
         done.complete = written.complete

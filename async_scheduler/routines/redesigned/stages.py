@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow import settings as airflow_settings
 from airflow.configuration import conf
 from airflow.jobs.scheduler_job_runner import SCHEDULER_DAG_CACHE_SIZE
 
@@ -18,7 +17,6 @@ from async_scheduler.routines.redesigned.probe import Probe
 from async_scheduler.routines.redesigned.schedule import Lane, ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
 from async_scheduler.routines.redesigned.sweep import Sweep
-from async_scheduler.store.dialect import takes_row_locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +70,6 @@ class RedesignedStages:
             settings.runs_per_visit,
             wake_lane,
             runs_wait=lambda: self.probe.saw_queued_runs,
-            courteous=_works_at_once(settings),
             peers=self.peers,
         )
         self.lanes = [
@@ -106,8 +103,3 @@ class RedesignedStages:
             self.dirty,
             has_backlog=lambda: self.enqueue.backlog,
         )
-
-
-def _works_at_once(settings: Settings) -> bool:
-    """Whether others can work while a transaction is open: on one connection they wait for its end."""
-    return settings.mode == "concurrent" and takes_row_locks(airflow_settings.engine.dialect)
