@@ -20,7 +20,7 @@ from airflow.utils.state import DagRunState
 from sqlalchemy import func, select, update
 
 from async_scheduler.plans import cache
-from async_scheduler.routines.redesigned import schedule
+from async_scheduler.routines.redesigned import next_visits
 from tests.redesigned.test_stages import REDESIGNED, take_turns
 from tests.support.dags import EPOCH, create_run, layered_dag, write_dags
 from tests.support.executor import InstantExecutor
@@ -58,7 +58,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0")
-    monkeypatch.setattr(schedule, "BLOCKED_LOOK_AGAIN", timedelta(0))
+    monkeypatch.setattr(next_visits, "BLOCKED_LOOK_AGAIN", timedelta(0))
     world, original = World(), DeltaTriggerTimetable.generate_run_id
 
     def raising(self: Any, **more: Any) -> Any:

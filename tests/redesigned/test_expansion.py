@@ -14,7 +14,7 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import func, select, update
 
-from async_scheduler.routines.redesigned.schedule import LONGEST_REST
+from async_scheduler.routines.redesigned.next_visits import LONGEST_REST
 from async_scheduler.routines.redesigned.wide_maps import AHEAD
 from tests.oracle.test_critical_section import clear
 from tests.redesigned.test_stages import REDESIGNED, states

@@ -10,7 +10,7 @@ import pytest
 from airflow._shared.timezones import timezone
 from airflow.utils.state import DagRunState
 
-from async_scheduler.routines.redesigned import schedule
+from async_scheduler.routines.redesigned import next_visits, schedule
 from async_scheduler.store import running
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED, states
@@ -134,7 +134,7 @@ async def test_a_large_run_is_visited_alone(airflow_db: Database, monkeypatch: p
     write_dags(layered_dag("small", [2]), layered_dag("large", [4]))
     large = create_run("large", state=DagRunState.RUNNING).id
     small = [create_run("small", number, state=DagRunState.RUNNING).id for number in range(2)]
-    monkeypatch.setattr(schedule, "LARGE", 4)
+    monkeypatch.setattr(next_visits, "LARGE", 4)
     settings = replace(FOUR_LANES, runs_per_visit=3)
     async with assembled(InstantExecutor(), settings=settings) as assembly:
         dirty, visit = stages(assembly).dirty, stages(assembly).schedule.run_once

@@ -12,15 +12,14 @@ from airflow._shared.timezones import timezone
 from cachetools import LRUCache
 
 from async_scheduler.database.transaction import Sessions, Transaction, transaction
-from async_scheduler.decide.states import LAST_FINISHED
 from async_scheduler.driver.routine import Outcome
 from async_scheduler.errors import LostRace
-from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
 from async_scheduler.routines.redesigned.ending import end_runs
 from async_scheduler.routines.redesigned.expanding import write_expansions
 from async_scheduler.routines.redesigned.flags import LimitFlags
 from async_scheduler.routines.redesigned.handover import Handover
 from async_scheduler.routines.redesigned.layout import Layouts
+from async_scheduler.routines.redesigned.next_visits import NextVisits
 from async_scheduler.routines.redesigned.peers import Peers
 from async_scheduler.routines.redesigned.unusual import is_unusual
 from async_scheduler.routines.redesigned.visiting import Visited, parts_of, visit
@@ -36,19 +35,11 @@ if TYPE_CHECKING:
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
     from async_scheduler.plans.cache import CompiledDag, Plans
+    from async_scheduler.routines.redesigned.dirty import DirtyRuns
 
 VERIFIED_KEPT = 20_000
 """Runs that are known to fit the latest dag version; any other is asked for again. Nobody says when another
 scheduler has ended one."""
-LARGE = 1000
-"""A run with so many task instances is visited alone, so that no other waits for its statements."""
-REST_SHARE = 3
-LONGEST_REST = timedelta(seconds=0.25)
-"""Such a run is then left alone, for so many times as long as its visit took, but no longer than that: a map
-reports its instances' ends all the time, and between them there is nothing to decide."""
-BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
-"""A run held back by the run before it, or by its own instances that wait to be queued, is looked at again
-after this, should nobody report a change."""
 
 
 @dataclass(slots=True)
@@ -114,6 +105,7 @@ class ScheduleTaskInstances:
         self._flags = LimitFlags(sessions)
         self._verified: LRUCache[int, UUID] = LRUCache(VERIFIED_KEPT)
         self._layouts = Layouts()
+        self._next = NextVisits(dirty)
 
     async def run_once(self) -> Outcome:
         """Visit a batch of dirty runs; report what became of them."""
@@ -173,12 +165,7 @@ class ScheduleTaskInstances:
         await self._end(tx, done)
 
     def _put_off_large(self, done: Pass) -> None:
-        large = [one.run.id for one in done.visited if one.size >= LARGE]
-        for run in large:
-            self._dirty.keep_apart(run, done.now)
-        if large and len(done.visited) > 1:
-            done.put_off = large
-            done.visited = [one for one in done.visited if one.size < LARGE]
+        self._next.put_off_large(done)
 
     async def _claim(self, tx: Transaction, ids: Sequence[int]) -> list[ClaimedRun]:
         return await claim_runs(tx.session, ids)
@@ -229,7 +216,11 @@ class ScheduleTaskInstances:
 
         Return whether Airflow's code changed anything.
         """
-        self._plan_next_visits(done)
+        self._next.plan(done)
+        for missed in done.locked:
+            self._verified.pop(missed, None)
+        for ended in done.ended:
+            self._forget(ended.id)
         _report_decisions(done.visited)
         changed = False
         for run in done.handed_over:
@@ -242,54 +233,10 @@ class ScheduleTaskInstances:
         lifted = await self._flags.correct()
         return Outcome(progressed=lifted > 0, due_in=_sooner(due_in, self._flags.due_in), wakes=("create",))
 
-    def _plan_next_visits(self, done: Pass) -> None:
-        dirty = self._dirty
-        dirty.miss(done.locked)
-        dirty.mark(done.put_off)
-        for run in done.locked:
-            self._verified.pop(run, None)
-        ended = {run.id for run in done.ended}
-        self._let_rest(done)
-        for one in done.visited:
-            changed = dirty.remember(one.run.id, _known(one))
-            if one.compiled.plan.has_past and changed and (other := dirty.following(one.run.id)):
-                dirty.mark([other])
-            if one.run.id in ended:
-                dirty.note_room(one.run.dag_id)
-                self._forget(one.run.id)
-            elif one.outcome.unsettled or not done.complete:
-                dirty.mark([one.run.id])
-            else:
-                self._plan_by_time(one, done.now)
-                self._plan_held_back(one, done)
-
-    def _let_rest(self, done: Pass) -> None:
-        now = timezone.utcnow()
-        rest = min(REST_SHARE * (now - done.now), LONGEST_REST)
-        for one in done.visited:
-            if one.size >= LARGE:
-                self._dirty.keep_apart(one.run.id, now if one.outcome.unsettled else now + rest)
-
     def _forget(self, run: int) -> None:
         self._dirty.forget(run)
         self._verified.pop(run, None)
         self._layouts.forget(run)
-
-    def _plan_by_time(self, one: Visited, now: datetime) -> None:
-        run, timeout = one.run, one.compiled.plan.dagrun_timeout
-        if one.outcome.next_due is not None:
-            self._dirty.mark_at(run.id, one.outcome.next_due)
-        if one.facts.blocked_by_past:
-            self._dirty.mark_at(run.id, now + BLOCKED_LOOK_AGAIN)
-        if timeout is not None and run.start_date is not None:
-            self._dirty.mark_at(run.id, run.start_date + timeout)
-
-    def _plan_held_back(self, one: Visited, done: Pass) -> None:
-        if one.run.id in done.held_back:
-            if one.outcome.scheduled:
-                self._dirty.mark([one.run.id])
-            else:
-                self._dirty.mark_at(one.run.id, done.now + BLOCKED_LOOK_AGAIN)
 
     async def _hand_over(self, run: ClaimedRun, done: Pass) -> bool:
         examined = await self._handover.examine(run.id)
@@ -305,7 +252,7 @@ class ScheduleTaskInstances:
         elif examined.changed:
             self._dirty.mark([run.id])
         else:
-            self._dirty.mark_at(run.id, done.now + BLOCKED_LOOK_AGAIN)
+            self._next.look_again(run.id, done.now)
         return bool(examined.changed or examined.ended)
 
     async def _compile(self, unplanned: Collection[ClaimedRun]) -> None:
@@ -363,8 +310,3 @@ def _report_decisions(visited: Sequence[Visited]) -> None:
     for one in visited:
         tags = {"dag_id": one.run.dag_id, "run_type": one.run.run_type}
         stats.timing("dagrun.dependency-check", timedelta(seconds=one.seconds), tags=tags)
-
-
-def _known(one: Visited) -> Known:
-    finished = sum(state <= LAST_FINISHED for state in one.board.states)
-    return Known(one.run.dag_id, one.run.logical_date, finished)

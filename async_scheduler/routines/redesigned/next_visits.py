@@ -1,0 +1,93 @@
+"""When a run is visited next: at once, when something comes due, or when somebody reports a change."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from airflow._shared.timezones import timezone
+
+from async_scheduler.decide.states import LAST_FINISHED
+from async_scheduler.routines.redesigned.dirty import Known
+
+if TYPE_CHECKING:
+    from async_scheduler.routines.redesigned.dirty import DirtyRuns
+    from async_scheduler.routines.redesigned.schedule import Pass
+    from async_scheduler.routines.redesigned.visiting import Visited
+
+LARGE = 1000
+"""A run with so many task instances is visited alone, so that no other waits for its statements."""
+REST_SHARE = 3
+LONGEST_REST = timedelta(seconds=0.25)
+"""Such a run is then left alone, for so many times as long as its visit took, but no longer than that: a map
+reports its instances' ends all the time, and between them there is nothing to decide."""
+BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
+"""A run held back by the run before it, or by its own instances that wait to be queued, is looked at again
+after this, should nobody report a change."""
+
+
+class NextVisits:
+    """Tells *dirty* what follows from a visit that has committed."""
+
+    def __init__(self, dirty: DirtyRuns) -> None:
+        self._dirty = dirty
+
+    def put_off_large(self, done: Pass) -> None:
+        """Take large runs out of a pass that visits others too; they come in passes of their own."""
+        large = [one.run.id for one in done.visited if one.size >= LARGE]
+        for run in large:
+            self._dirty.keep_apart(run, done.now)
+        if large and len(done.visited) > 1:
+            done.put_off = large
+            done.visited = [one for one in done.visited if one.size < LARGE]
+
+    def plan(self, done: Pass) -> None:
+        """Mark the runs of *done* for when they are to be visited again; the caller forgets those that ended."""
+        dirty = self._dirty
+        dirty.miss(done.locked)
+        dirty.mark(done.put_off)
+        ended = {run.id for run in done.ended}
+        self._let_rest(done)
+        for one in done.visited:
+            changed = dirty.remember(one.run.id, _known(one))
+            if one.compiled.plan.has_past and changed and (other := dirty.following(one.run.id)):
+                dirty.mark([other])
+            if one.run.id in ended:
+                dirty.note_room(one.run.dag_id)
+            elif one.outcome.unsettled or not done.complete:
+                dirty.mark([one.run.id])
+            else:
+                self._plan_by_time(one, done.now)
+                self._plan_held_back(one, done)
+
+    def look_again(self, run: int, now: datetime) -> None:
+        """Look at *run* again some time after *now* though nothing is known to change."""
+        self._dirty.mark_at(run, now + BLOCKED_LOOK_AGAIN)
+
+    def _let_rest(self, done: Pass) -> None:
+        now = timezone.utcnow()
+        rest = min(REST_SHARE * (now - done.now), LONGEST_REST)
+        for one in done.visited:
+            if one.size >= LARGE:
+                self._dirty.keep_apart(one.run.id, now if one.outcome.unsettled else now + rest)
+
+    def _plan_by_time(self, one: Visited, now: datetime) -> None:
+        run, timeout = one.run, one.compiled.plan.dagrun_timeout
+        if one.outcome.next_due is not None:
+            self._dirty.mark_at(run.id, one.outcome.next_due)
+        if one.facts.blocked_by_past:
+            self.look_again(run.id, now)
+        if timeout is not None and run.start_date is not None:
+            self._dirty.mark_at(run.id, run.start_date + timeout)
+
+    def _plan_held_back(self, one: Visited, done: Pass) -> None:
+        if one.run.id in done.held_back:
+            if one.outcome.scheduled:
+                self._dirty.mark([one.run.id])
+            else:
+                self.look_again(one.run.id, done.now)
+
+
+def _known(one: Visited) -> Known:
+    finished = sum(state <= LAST_FINISHED for state in one.board.states)
+    return Known(one.run.dag_id, one.run.logical_date, finished)
