@@ -63,7 +63,7 @@ def _require_trace_directory(settings: Settings) -> None:
     if not settings.trace_directory:
         return
     try:
-        Path(settings.trace_directory).mkdir(parents=True, exist_ok=True)
+        Path(settings.trace_directory).mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         allowed = f"a directory that can be made, or nothing ({error.strerror})"
         raise InvalidSetting(SECTION, "trace_directory", settings.trace_directory, allowed) from None

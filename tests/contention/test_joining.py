@@ -165,7 +165,11 @@ def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableTrace, match="holds no trace"):
         read_trace(tmp_path)
     (path,) = write_trace(tmp_path / "trace").iterdir()
+    whole = path.read_bytes()
     path.write_bytes(b"not gzip")
+    with pytest.raises(UnreadableTrace, match=f"{path.name} is damaged"):
+        read_trace(path.parent)
+    path.with_name("another.0001.jsonl.gz").write_bytes(whole)
     assert read_trace(path.parent).truncated == [path]
 
 

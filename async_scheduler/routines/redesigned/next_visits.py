@@ -42,7 +42,7 @@ class NextVisits:
             done.visited = [one for one in done.visited if one.size < LARGE]
 
     def plan(self, done: Pass) -> None:
-        """Mark the runs of *done* for when they are to be visited again; the caller forgets those that ended."""
+        """Mark the runs of *done* for when they are to be visited again; the caller forgets ended ones."""
         dirty = self._dirty
         dirty.miss(done.locked)
         dirty.mark(done.put_off)
