@@ -49,6 +49,12 @@ FIGURES: dict[str, Figure] = {
         Figure("queue_delay_max", "s", "lower", "the same, longest"),
         Figure("bystander_delay_p50", "s", "lower", "the same in dags without maps beside dags with, median"),
         Figure("bystander_delay_p99", "s", "lower", "the same, 99th percentile"),
+        Figure(
+            "expansion",
+            "s",
+            "lower",
+            "from the end of what is mapped over to the first of the map queued, longest",
+        ),
         Figure("run_start_delay_p50", "s", "lower", "from a run being due to running, median"),
         Figure("run_start_delay_p99", "s", "lower", "the same, 99th percentile"),
         Figure("run_close_delay_p50", "s", "lower", "from a run's last task's end to the run closed, median"),
@@ -104,8 +110,10 @@ def measure(plan: Plan, seen: Observation) -> Measured:
     }
     distributions = {name: percentiles(values) for name, values in latencies.items() if values}
     rate = decision_rate(plan, seen.runs, seen.task_instances)
+    expansions = expansion_times(plan, seen.task_instances)
     figures = {
         **({} if rate is None else {"decision_rate": rate}),
+        **({"expansion": max(expansions)} if expansions else {}),
         "throughput": count / (end - begin),
         "seconds": end - seen.opened.timestamp(),
         "scheduler_cpu": seen.scheduler_cpu / count * 1000,
@@ -181,6 +189,22 @@ def bystander_delays(plan: Plan, rows: Sequence[TaskInstanceRow]) -> list[float]
     """Return the queue delays in dags without maps, where others have some; else nothing."""
     mapping = {dag.dag_id for dag in plan.dags if any(task.mapped_over for task in dag.tasks)}
     return queue_delays(plan, [row for row in rows if row.dag_id not in mapping]) if mapping else []
+
+
+def expansion_times(plan: Plan, rows: Sequence[TaskInstanceRow]) -> list[float]:
+    """Return for each map the seconds from the end of what it maps over to its first instance being queued.
+
+    All its instances are there by then: an expansion is one transaction.
+    """
+    over = {(dag.dag_id, task.task_id): task.mapped_over for dag in plan.dags for task in dag.tasks}
+    ends = {(row.dag_id, row.run_id, row.task_id): row.end_date for row in rows}
+    first: dict[tuple[str, str, str], datetime] = {}
+    for row in rows:
+        source = over.get((row.dag_id, row.task_id))
+        if source is not None and row.queued_dttm is not None:
+            key = (row.dag_id, row.run_id, source)
+            first[key] = min(first.get(key, row.queued_dttm), row.queued_dttm)
+    return [_seconds(queued, end) for key, queued in first.items() if (end := ends.get(key)) is not None]
 
 
 def close_delays(runs: Iterable[RunRow], rows: Iterable[TaskInstanceRow]) -> list[float]:

@@ -8,6 +8,7 @@ from poc_bench.figures import (
     bystander_delays,
     close_delays,
     decision_rate,
+    expansion_times,
     percentiles,
     queue_delays,
     sum_buckets,
@@ -38,6 +39,13 @@ def test_bystanders_are_the_dags_without_maps_beside_one_with() -> None:
     beside = Plan(dags=(*CHAIN.dags, mapped))
     assert bystander_delays(beside, rows) == [0.25]
     assert bystander_delays(CHAIN, rows) == []
+
+
+def test_a_map_is_expanded_when_its_first_instance_is_queued() -> None:
+    mapped = DagSpec("d", (TaskSpec("a", pushes=2), TaskSpec("b", mapped_over="a", upstream=("a",))))
+    rows = [ti_row("r1", "a", 0, 1), ti_row("r1", "b", 1.75, 2), ti_row("r1", "b", 1.5, 3)]
+    assert expansion_times(Plan(dags=(mapped,)), rows) == [0.5]
+    assert expansion_times(CHAIN, rows) == []
 
 
 def test_decisions_are_counted_up_to_the_last_task_that_waits_for_none() -> None:
