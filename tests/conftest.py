@@ -6,7 +6,6 @@ import atexit
 import os
 import secrets
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,15 +31,22 @@ if IS_FIRST_PROCESS:
 
     def _leave_nothing_behind(process: int) -> None:
         if os.getpid() == process:
-            _end_server(RUN_DIRECTORY / "postgres" / "data" / "postmaster.pid")
+            _end_all(list(_started_by_this_run()))
             shutil.rmtree(RUN_DIRECTORY, ignore_errors=True)
 
-    def _end_server(file: Path) -> None:
-        """End a server that is still there because Ctrl-C ended the workers before they closed it."""
-        with suppress(OSError, ValueError, psutil.Error):
-            server = psutil.Process(int(file.read_text().split()[0]))
-            server.send_signal(signal.SIGINT)
-            server.wait(30)
+    def _started_by_this_run() -> Iterator[psutil.Process]:
+        for other in psutil.process_iter():
+            with suppress(psutil.Error):
+                if other.environ().get(RUN_VARIABLE) == str(RUN_DIRECTORY) and other.pid != os.getpid():
+                    yield other
+
+    def _end_all(left: list[psutil.Process]) -> None:
+        """End servers that are still there because Ctrl-C ended the workers before they closed them."""
+        for ask, patience in ((psutil.Process.terminate, 10), (psutil.Process.kill, 5)):
+            for other in left:
+                with suppress(psutil.Error):
+                    ask(other)
+            _, left = psutil.wait_procs(left, patience)
 
     # Registered first and so run last: the embedded server's wheel takes its lock at the end.
     atexit.register(_leave_nothing_behind, os.getpid())
