@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.oracle.story import Step, Story
     from tests.oracle.workers import Held
 
-MOST_ENDS = 40
+MOST_ENDS = 1000
 """So many times all that is held ends, at the end of a story; then it must be over."""
 numbers = itertools.count()
 
