@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from multiprocessing import active_children, parent_process
 from time import sleep
 
@@ -17,6 +19,14 @@ def serve_for_ever() -> None:
     assert parent_process() is not None
     while True:
         sleep(60)
+
+
+@pytest.fixture(autouse=True)
+def _deaf() -> Iterator[None]:
+    """SIGTERM is caught, as in a scheduler, by something that does not end the process."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("wanted", [True, False])
