@@ -67,11 +67,14 @@ class Starved:
 
     def size(self) -> int:
         """Return how much is starved, to tell whether more is."""
-        return self.shared() + len(self.runs) + len(self.run_tasks)
+        return sum(len(part) for part in self._parts())
 
-    def shared(self) -> int:
-        """Return how much is starved that several runs want."""
-        return len(self.pools) + len(self.tasks) + len(self.executors)
+    def copy(self) -> Starved:
+        """Return the same, to be changed by itself."""
+        return Starved(*(set(part) for part in self._parts()))
+
+    def _parts(self) -> tuple[set[Any], ...]:
+        return self.pools, self.runs, self.tasks, self.run_tasks, self.executors
 
 
 class Note(NamedTuple):
@@ -108,6 +111,20 @@ class Admission:
         self.starving: Counter[str] = Counter()
         """Task instances that found no room, by pool; pools without any are there with 0."""
         self.notes: list[Note] = []
+        self.used_up: set[Any] = set()
+        """Pools, and tasks with a limit in their dag, of which what was admitted here has left too little for
+        others: names, and (dag, task)."""
+
+    def copy(self) -> Admission:
+        """Return one with the same counters, to try what would be admitted."""
+        pools = {name: PoolSlots(pool.total, pool.open) for name, pool in self._pools.items()}
+        slots = dict(self._executor_slots)
+        other = Admission(pools, self._run_active.copy(), self._executors, slots)
+        other._active = ActiveTasks(self._active.per_dag.copy(), self._active.per_run.copy())
+        other.limits, other.notes = self.limits.copy(), self.notes.copy()
+        other.starved, other.starving = self.starved.copy(), self.starving.copy()
+        other.used_up = self.used_up.copy()
+        return other
 
     def count_active(self, active: ActiveTasks) -> None:
         """Add the active task instances of dags with limits per task, read once per dag."""
@@ -131,11 +148,21 @@ class Admission:
             self.starved.executors.add(one.executor)
             return False
         self._executor_slots[executor] -= 1
-        self._pools[one.pool].open -= one.pool_slots
         self._run_active[one.dag_id, one.run_id] += 1
-        self._active.per_dag[one.dag_id, one.task_id] += 1
-        self._active.per_run[one.dag_id, one.run_id, one.task_id] += 1
+        self._take_shared(one)
         return True
+
+    def _take_shared(self, one: Candidate) -> None:
+        """Count *one* where other runs want something too."""
+        task = one.dag_id, one.task_id
+        pool, limits = self._pools[one.pool], self.limits.get(task)
+        pool.open -= one.pool_slots
+        self._active.per_dag[task] += 1
+        self._active.per_run[one.dag_id, one.run_id, one.task_id] += 1
+        if pool.open <= 0:
+            self.used_up.add(one.pool)
+        if limits and limits.per_dag is not None and self._active.per_dag[task] >= limits.per_dag:
+            self.used_up.add(task)
 
     def _pool_fits(self, one: Candidate) -> bool:
         pool = self._pools.get(one.pool)
@@ -151,7 +178,9 @@ class Admission:
             self.starved.pools.add(one.pool)
             return False
         self.starved.tasks.add((one.dag_id, one.task_id))
-        if one.pool_slots > pool.total:
+        if one.pool_slots <= pool.total:
+            self.used_up.add(one.pool)
+        else:
             self._note(
                 logging.WARNING,
                 "Not executing %s. Requested pool slots (%s) are greater than "

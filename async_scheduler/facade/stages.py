@@ -18,7 +18,7 @@ from async_scheduler.errors import LostRace
 from async_scheduler.facade.visible import show_rows
 from async_scheduler.routines.redesigned.create import CreateDagRuns
 from async_scheduler.routines.redesigned.dirty import DirtyRuns
-from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, Section, _described, _report
+from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, _described, _report
 from async_scheduler.routines.redesigned.handover import HandedOver, Handover
 from async_scheduler.routines.redesigned.schedule import Pass, ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from async_scheduler.database.transaction import Sessions
     from async_scheduler.plans.cache import Plans
+    from async_scheduler.routines.redesigned.section import Section
     from async_scheduler.store.queued import StartableRun
     from async_scheduler.store.running import ClaimedRun
     from async_scheduler.store.scheduled import QueuedRow

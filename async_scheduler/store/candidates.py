@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import ARRAY, Integer, String, and_, any_, bindparam, func, not_, select, true
+from sqlalchemy import ARRAY, Boolean, Integer, String, and_, any_, bindparam, func, not_, select, true
 from sqlalchemy import column as new_column
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
@@ -19,12 +19,25 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 
-def _may_be_queued() -> ColumnElement[bool]:
-    """Whether a run and its dag let task instances be queued."""
-    return and_(still(RUN.c.state, ("running",)), not_(DAG.c.is_paused), DAG.c.bundle_name.is_not(None))
+class Owners(NamedTuple):
+    """Of whose runs candidates are: those of ``schedulers``, or all but those."""
+
+    schedulers: frozenset[int]
+    theirs: bool
 
 
-def _best(source: FromClause) -> Select[Any]:
+EVERYBODY = Owners(frozenset(), theirs=False)
+
+
+def _may_be_queued(run: Any, dialect: Dialect) -> tuple[ColumnElement[bool], ...]:
+    """Whether a run and its dag let task instances be queued, and the run is of those asked for."""
+    owner = func.coalesce(run.scheduled_by_job_id, 0, type_=Integer)
+    asked_for = among(owner, "owners", dialect) == bindparam("theirs", type_=Boolean)
+    dag_lets = not_(DAG.c.is_paused), DAG.c.bundle_name.is_not(None)
+    return still(run.state, ("running",)), *dag_lets, asked_for
+
+
+def _best(source: FromClause, dialect: Dialect) -> Select[Any]:
     """The ids of the best *most* scheduled instances of running runs, from each run no more than may run.
 
     The order is Airflow's with the id as the last word, so that the choice does not depend on the plan.
@@ -44,7 +57,7 @@ def _best(source: FromClause) -> Select[Any]:
         )
         .join(RUN, and_(RUN.c.dag_id == waiting.dag_id, RUN.c.run_id == waiting.run_id))
         .join(DAG, DAG.c.dag_id == waiting.dag_id)
-        .where(_may_be_queued())
+        .where(*_may_be_queued(RUN.c, dialect))
         .subquery("ranked")
     ).c
     return (
@@ -55,7 +68,7 @@ def _best(source: FromClause) -> Select[Any]:
     )
 
 
-def _best_by_run(waiting: FromClause) -> Select[Any]:
+def _best_by_run(waiting: FromClause, dialect: Dialect) -> Select[Any]:
     """The same on PostgreSQL, where each run's instances become sorted arrays first.
 
     Runs and dags are then looked up once for each run and not for each instance: of a map 10,000 wide all
@@ -72,6 +85,7 @@ def _best_by_run(waiting: FromClause) -> Select[Any]:
         .group_by(c.dag_id, c.run_id)
         .subquery("by_run")
     ).c
+    run = _run_of(by_run).c
     most = func.least(DAG.c.max_active_tasks, bindparam("most", type_=Integer))
     columns = [new_column(name, c[name].type) for name in parts]
     best = func.unnest(*(by_run[name][1:most] for name in parts)).table_valued(*columns, name="best")
@@ -79,13 +93,29 @@ def _best_by_run(waiting: FromClause) -> Select[Any]:
     return (
         select(best.c.id)
         .select_from(
-            by_run.id.table.join(RUN, and_(RUN.c.dag_id == by_run.dag_id, RUN.c.run_id == by_run.run_id))
+            by_run.id.table.join(run.run_id.table, run.run_id == by_run.run_id)
             .join(DAG, DAG.c.dag_id == by_run.dag_id)
             .join(best, true())
         )
-        .where(_may_be_queued())
-        .order_by(best.c.priority_weight.desc(), RUN.c.logical_date, best.c.map_index, best.c.id)
+        .where(*_may_be_queued(run, dialect))
+        .order_by(best.c.priority_weight.desc(), run.logical_date, best.c.map_index, best.c.id)
         .limit(bindparam("most", type_=Integer))
+    )
+
+
+def _run_of(keys: Any) -> FromClause:
+    """The first run of a dag that is not before the one asked for: that one, if it is there.
+
+    Asked so, the planner takes the index over both parts of the key. By the dag alone it would find all runs
+    of the dag, with what every visit since the last vacuum has left of each.
+    """
+    c = RUN.c
+    return (
+        select(c.run_id, c.state, c.logical_date, c.scheduled_by_job_id)
+        .where(c.dag_id == keys.dag_id, c.run_id >= keys.run_id)
+        .order_by(c.dag_id, c.run_id)
+        .limit(1)
+        .lateral("run")
     )
 
 
@@ -137,9 +167,9 @@ def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
     )
     if dialect.is_postgresql:
         # As an array the ids are found once, before the rows: a join may repeat the search for each row.
-        query = query.where(c.id == any_(func.array(_best_by_run(waiting).scalar_subquery())))
+        query = query.where(c.id == any_(func.array(_best_by_run(waiting, dialect).scalar_subquery())))
     else:
-        chosen = _best(waiting).subquery("best")
+        chosen = _best(waiting, dialect).subquery("best")
         query = query.join(chosen, chosen.c.id == c.id)
     return locked(query, INSTANCE, dialect, skip=True)
 
@@ -157,20 +187,22 @@ def more(dialect: Dialect) -> Select[Any]:
 
 
 async def lock_candidates(
-    session: AsyncSession, most: int, starved: Starved
+    session: AsyncSession, most: int, starved: Starved, owners: Owners
 ) -> tuple[list[Candidate], int | None]:
-    """Lock and return at most *most* candidates, best first, none of which needs what is starved.
+    """Lock and return at most *most* candidates of *owners*, best first, none of which needs what is starved.
 
-    The second part is how many task instances wait in all, starved ones left out; None if nothing was found.
+    The second part is how many task instances wait in all, whoever has their runs, starved ones left out;
+    None if nothing was found.
 
     Mirrors the query of ``_executable_task_instances_to_queued``. Locks: ``task_instance`` NO KEY UPDATE SKIP
     LOCKED, until the commit.
     """
     dialect = dialect_of(session)
+    asked = {"most": most, "owners": sorted(owners.schedulers), "theirs": owners.theirs}
     if not starved.size():
-        return _counted((await session.execute(first(dialect), {"most": most})).all())
+        return _counted((await session.execute(first(dialect), asked)).all())
     parameters: dict[str, Any] = {
-        "most": most,
+        **asked,
         "pools": sorted(starved.pools),
         "executors": sorted(name or "" for name in starved.executors),
         **keys("runs", sorted(starved.runs) or [("", "")], dialect),

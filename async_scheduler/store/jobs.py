@@ -12,7 +12,7 @@ from async_scheduler.store.dialect import Dialect, dialect_of, statement
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Select, Table, Update
+    from sqlalchemy import ColumnElement, Select, Table, Update
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
@@ -57,14 +57,19 @@ def renew_job(session: Session, job: int, now: datetime) -> None:
     session.execute(renew(dialect_of(session)), {"job": job, "now": now})
 
 
-@statement
-def alive(dialect: Dialect) -> Select[Any]:
-    """Select the ids of all schedulers' jobs that are running and were alive ``since``."""
-    return select(JOB.c.id).where(
+def is_alive() -> tuple[ColumnElement[bool], ...]:
+    """Whether a job is a scheduler's that is running and has sent a heartbeat ``since`` (a parameter)."""
+    return (
         JOB.c.job_type == "SchedulerJob",
         JOB.c.state == JobState.RUNNING,
         JOB.c.latest_heartbeat >= bindparam("since", type_=JOB.c.latest_heartbeat.type),
     )
+
+
+@statement
+def alive(dialect: Dialect) -> Select[Any]:
+    """Select the ids of all schedulers' jobs that are alive. Parameter ``since``."""
+    return select(JOB.c.id).where(*is_alive())
 
 
 async def load_alive(session: AsyncSession, since: datetime) -> set[int]:

@@ -11,9 +11,12 @@ from sqlalchemy import ColumnElement, and_, false, func, select
 
 from async_scheduler.store.creation import asset_work, due_work
 from async_scheduler.store.dialect import Dialect, dialect_of, statement
+from async_scheduler.store.jobs import is_alive
 from async_scheduler.store.tables import DAG, INSTANCE, RUN
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 class Waiting(NamedTuple):
     """What waits in the database, seen without a lock; zero or false where nothing does.
 
-    ``queued_runs`` and ``due_dags`` count; the others only tell whether there is any.
+    ``queued_runs`` and ``due_dags`` count; the others only tell whether there is any. ``schedulers`` counts
+    those that are alive, this one among them.
     """
 
     queued_runs: int
@@ -31,6 +35,7 @@ class Waiting(NamedTuple):
     missed_deadlines: bool
     callbacks: bool
     connection_tests: bool
+    schedulers: int
 
 
 def _any(*conditions: ColumnElement[bool]) -> Any:
@@ -39,7 +44,7 @@ def _any(*conditions: ColumnElement[bool]) -> Any:
 
 @statement
 def waiting(dialect: Dialect) -> Select[Any]:
-    """Select what waits, in the order of :class:`Waiting`."""
+    """Select what waits, in the order of :class:`Waiting`. Parameter ``since``, see :func:`is_alive`."""
     active_dag = and_(DAG.c.dag_id == RUN.c.dag_id, DAG.c.is_paused == false(), DAG.c.is_stale == false())
     queued = (
         select(func.count())
@@ -61,10 +66,11 @@ def waiting(dialect: Dialect) -> Select[Any]:
         _any(deadline.deadline_time < func.now(), deadline.missed == false()),
         _any(callback.type == CallbackType.EXECUTOR, callback.state == CallbackState.PENDING),
         _any(test.state == ConnectionTestState.PENDING),
+        select(func.count()).where(*is_alive()).scalar_subquery(),
     )
 
 
-async def look(session: AsyncSession) -> Waiting:
-    """Return what waits. Locks nothing."""
-    row = (await session.execute(waiting(dialect_of(session)))).one()
+async def look(session: AsyncSession, since: datetime) -> Waiting:
+    """Return what waits; schedulers count whose heartbeat is not older than *since*. Locks nothing."""
+    row = (await session.execute(waiting(dialect_of(session)), {"since": since})).one()
     return Waiting._make(row)

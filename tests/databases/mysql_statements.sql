@@ -12,10 +12,10 @@ FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_r
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
 FROM task_instance USE INDEX (ti_state)
 WHERE task_instance.state = %s) AS waiting INNER JOIN dag_run ON dag_run.dag_id = waiting.dag_id AND dag_run.run_id = waiting.run_id INNER JOIN dag ON dag.dag_id = waiting.dag_id
-WHERE coalesce(dag_run.state, %s) IN (__[POSTCOMPILE_coalesce_2]) AND dag.is_paused = 0 AND dag.bundle_name IS NOT NULL) AS ranked
+WHERE coalesce(dag_run.state, %s) IN (__[POSTCOMPILE_coalesce_2]) AND dag.is_paused = 0 AND dag.bundle_name IS NOT NULL AND (coalesce(dag_run.scheduled_by_job_id, %s) IN (__[POSTCOMPILE_owners])) = %s) AS ranked
 WHERE ranked.most >= ranked.place ORDER BY ranked.priority_weight DESC, ranked.logical_date, ranked.map_index, ranked.id
  LIMIT %s) AS best ON best.id = task_instance.id
-WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_4]) ORDER BY task_instance.priority_weight DESC, dag_run.logical_date, task_instance.map_index, task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
+WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_5]) ORDER BY task_instance.priority_weight DESC, dag_run.logical_date, task_instance.map_index, task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
 
 -- candidates.more
 SELECT (SELECT count(*) AS count_1
@@ -27,10 +27,10 @@ FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_r
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
 FROM task_instance USE INDEX (ti_state)
 WHERE task_instance.state = %s AND (task_instance.pool NOT IN (__[POSTCOMPILE_pools])) AND (coalesce(task_instance.executor, %s) NOT IN (__[POSTCOMPILE_executors])) AND ((task_instance.dag_id, task_instance.run_id) NOT IN (__[POSTCOMPILE_runs])) AND ((task_instance.dag_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_tasks])) AND ((task_instance.dag_id, task_instance.run_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_run_tasks]))) AS waiting INNER JOIN dag_run ON dag_run.dag_id = waiting.dag_id AND dag_run.run_id = waiting.run_id INNER JOIN dag ON dag.dag_id = waiting.dag_id
-WHERE coalesce(dag_run.state, %s) IN (__[POSTCOMPILE_coalesce_3]) AND dag.is_paused = 0 AND dag.bundle_name IS NOT NULL) AS ranked
+WHERE coalesce(dag_run.state, %s) IN (__[POSTCOMPILE_coalesce_3]) AND dag.is_paused = 0 AND dag.bundle_name IS NOT NULL AND (coalesce(dag_run.scheduled_by_job_id, %s) IN (__[POSTCOMPILE_owners])) = %s) AS ranked
 WHERE ranked.most >= ranked.place ORDER BY ranked.priority_weight DESC, ranked.logical_date, ranked.map_index, ranked.id
  LIMIT %s) AS best ON best.id = task_instance.id
-WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_5]) ORDER BY task_instance.priority_weight DESC, dag_run.logical_date, task_instance.map_index, task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
+WHERE coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_6]) ORDER BY task_instance.priority_weight DESC, dag_run.logical_date, task_instance.map_index, task_instance.id FOR UPDATE OF task_instance SKIP LOCKED;
 
 -- creation.active
 SELECT dag_run.dag_id, count(*) AS count_1
@@ -378,7 +378,9 @@ WHERE deadline.deadline_time < now() AND deadline.missed = false) AS anon_5, EXI
 FROM callback
 WHERE callback.type = %s AND callback.state = %s) AS anon_6, EXISTS (SELECT 1
 FROM connection_test_request
-WHERE connection_test_request.state = %s) AS anon_7;
+WHERE connection_test_request.state = %s) AS anon_7, (SELECT count(*) AS count_3
+FROM job
+WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s) AS anon_8;
 
 -- waits.decisions
 SELECT xcom.dag_run_id, xcom.task_id, xcom.map_index, xcom.value

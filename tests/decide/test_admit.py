@@ -7,6 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from async_scheduler.decide.admit import ActiveTasks, Admission, Candidate, PoolSlots, TaskLimits
 
@@ -133,3 +135,57 @@ def test_what_was_admitted_counts_in_the_next_batch() -> None:
     section = admission({"pool": PoolSlots(3, 3)})
     section.admit([candidate(1), candidate(2)])
     assert ids(section.admit([candidate(3), candidate(4)])) == [3]
+
+
+candidates = st.builds(
+    candidate,
+    st.integers(1, 1000),
+    task_id=st.sampled_from("ab"),
+    run_id=st.sampled_from("xyz"),
+    pool=st.sampled_from(["pool", "narrow", "gone"]),
+    pool_slots=st.integers(1, 3),
+    executor=st.sampled_from([None, "unknown"]),
+    max_active_tasks=st.integers(1, 4),
+)
+
+
+def _limited() -> Admission:
+    section = admission({"pool": PoolSlots(9, 7), "narrow": PoolSlots(3, 2)}, {("dag", "x"): 1}, slots=6)
+    section.limits["dag", "a"] = TaskLimits(per_dag=3, per_run=2)
+    return section
+
+
+@given(first=st.lists(candidates, max_size=8), second=st.lists(candidates, max_size=8))
+def test_what_a_copy_admits_leaves_the_section_as_it_was(
+    first: list[Candidate], second: list[Candidate]
+) -> None:
+    section, never_copied = _limited(), _limited()
+    section.admit(first)
+    copy = section.copy()
+    copied = copy.admit(second)
+    assert never_copied.admit([*first, *second])[len(section_admitted := _limited().admit(first)) :] == copied
+    assert never_copied.starved == copy.starved
+    assert never_copied.used_up == copy.used_up
+    assert never_copied.notes == copy.notes
+    assert section.admit(second) == copied, f"after {len(section_admitted)} the copy had changed it"
+
+
+def test_what_others_want_too_is_noted_when_it_is_used_up() -> None:
+    section = admission({"pool": PoolSlots(3, 3), "other": PoolSlots(9, 9)})
+    section.limits["dag", "limited"] = TaskLimits(per_dag=1)
+    section.admit([candidate(1, pool_slots=2), candidate(2, pool="other")])
+    assert section.used_up == set()
+    section.admit([candidate(3, pool_slots=2)])
+    assert section.used_up == {"pool"}, "one that wants more than is left may be another scheduler's"
+    section.admit([candidate(4, pool="other", task_id="limited")])
+    assert section.used_up == {"pool", ("dag", "limited")}
+    exactly = admission({"pool": PoolSlots(3, 3)})
+    exactly.admit([candidate(1, pool_slots=3)])
+    assert exactly.used_up == {"pool"}
+
+
+def test_a_run_at_its_limit_is_nobody_elses_concern() -> None:
+    section = admission()
+    section.admit([candidate(n, max_active_tasks=1) for n in range(3)])
+    assert section.starved.runs
+    assert section.used_up == set()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow._shared.timezones import timezone
@@ -16,15 +17,20 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import select, update
 
+from async_scheduler.decide.admit import Candidate
 from async_scheduler.routines.redesigned.peers import (
+    BUSY,
     LEFT_FOR,
+    LOOK_EVERY,
     NO_STARTS_FOR,
     NOT_SPARED_FOR,
     STARTS_LEFT_FOR,
+    Courtesy,
     Patience,
     Peers,
 )
-from async_scheduler.routines.redesigned.sweep import PEERS_EVERY
+from async_scheduler.routines.redesigned.sweep import LEFT_FOR_SWEEPS, PEERS_EVERY
+from async_scheduler.store.candidates import lock_candidates
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -32,6 +38,8 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from async_scheduler.assembly import Assembly
     from async_scheduler.routines.redesigned.stages import RedesignedStages
     from tests.support.postgres import Database
@@ -76,6 +84,13 @@ def give_runs_to(job: int | None) -> None:
         session.execute(update(DagRun).values(values))
 
 
+def queued_dags() -> list[str]:
+    """Return the dag of each queued task instance."""
+    with create_session() as session:
+        query = select(TaskInstance.dag_id).where(TaskInstance.state == "queued")
+        return list(session.scalars(query.order_by(TaskInstance.dag_id)))
+
+
 def owners() -> list[int | None]:
     """Return which jobs examined the runs last."""
     with create_session() as session:
@@ -85,8 +100,67 @@ def owners() -> list[int | None]:
 def on(clock: Clock, assembly: Assembly) -> RedesignedStages:
     """Return the stages, their patience measured by *clock*."""
     new = stages(assembly)
-    new.peers._clock = new.enqueue._courtesy._patience._clock = new.start._patience._clock = clock
+    courtesy = new.enqueue._courtesy
+    for part in (new.peers, courtesy._waited, courtesy._stalled, new.start._patience):
+        part.clock = clock
     return new
+
+
+def left(number: int, owner: int) -> Candidate:
+    """Return a candidate of *owner*'s run."""
+    return Candidate(number, "dag", f"t{number}", "run", -1, "pool", 1, None, 100, False, owner)
+
+
+def courtesy_of_one(clock: Clock) -> Courtesy:
+    """Return what scheduler 1 leaves to the schedulers 2 and 3."""
+    peers = Peers(1, clock)
+    peers.see({1, 2, 3})
+    courtesy = Courtesy(peers)
+    courtesy._waited.clock = courtesy._stalled.clock = clock
+    return courtesy
+
+
+def taken(courtesy: Courtesy, could_run: Sequence[Candidate], busy: int = BUSY) -> list[int]:
+    """Return the numbers of those that are not left to others."""
+    return [one.id for one in courtesy.judge(could_run, busy)]
+
+
+def test_a_scheduler_that_goes_on_keeps_its_own_however_slow(clock: Clock) -> None:
+    """On a busy machine all are slow: the first to lose patience must not get everything."""
+    courtesy = courtesy_of_one(clock)
+    waiting = [left(number, 2) for number in range(40)]
+    while len(waiting) > 3:
+        assert taken(courtesy, waiting) == []
+        clock.now += 0.9 * LEFT_FOR
+        waiting = waiting[1:]  # one of them was queued
+    assert courtesy.spared() == {2, 3}
+    assert taken(courtesy, waiting) == []
+    clock.now += LEFT_FOR
+    assert taken(courtesy, waiting) == [37, 38, 39], "none was"
+    assert courtesy.spared() == {3}
+
+
+def test_new_work_is_not_taken_for_progress(clock: Clock) -> None:
+    courtesy = courtesy_of_one(clock)
+    assert taken(courtesy, [left(1, 2)]) == []
+    clock.now += LEFT_FOR / 2
+    assert taken(courtesy, [left(0, 2), left(1, 2)]) == []
+    clock.now += LEFT_FOR / 2
+    assert taken(courtesy, [left(0, 2), left(1, 2), left(7, 3)]) == [0, 1]
+    assert courtesy.spared() == {3}
+
+
+def test_who_has_little_to_do_helps_with_what_has_waited(clock: Clock) -> None:
+    courtesy = courtesy_of_one(clock)
+    assert taken(courtesy, [left(1, 2), left(2, 2), left(3, 2)], busy=0) == []
+    clock.now += 0.75 * LEFT_FOR
+    assert taken(courtesy, [left(2, 2), left(3, 2), left(4, 2)], busy=0) == []
+    clock.now += 0.25 * LEFT_FOR
+    assert taken(courtesy, [left(2, 2), left(3, 2), left(4, 2)], busy=BUSY) == []
+    assert taken(courtesy, [left(2, 2), left(3, 2), left(4, 2)], busy=BUSY - 1) == [2, 3]
+    assert courtesy.spared() == {2, 3}
+    clock.now += 0.75 * LEFT_FOR
+    assert taken(courtesy, [left(4, 2)], busy=0) == [4]
 
 
 def test_what_is_left_is_remembered_from_the_first_time_on(clock: Clock) -> None:
@@ -159,6 +233,49 @@ async def test_instances_of_anothers_run_are_left_to_it_until_it_is_late(
         assert (await new.enqueue.run_once()).counts == {"queued": 1}, "it is not waited for again"
 
 
+async def test_its_own_come_first_whatever_the_order(airflow_db: Database, clock: Clock) -> None:
+    """A section of a full batch is full of its own: others' come after them, if at all."""
+    write_dags(layered_dag("mine", [2]), layered_dag("theirs", [2]))
+    for number, dag_id in enumerate(("theirs", "mine")):
+        create_run(dag_id, number, state=DagRunState.RUNNING)
+    other = other_scheduler()
+    with create_session() as session:
+        session.execute(update(TaskInstance).values(state="scheduled"))
+        session.execute(update(DagRun).where(DagRun.dag_id == "theirs").values(scheduled_by_job_id=other))
+    async with assembled(InstantExecutor(), settings=replace(REDESIGNED, queue_batch=2)) as assembly:
+        new = on(clock, assembly)
+        await new.sweep.run_once()
+        assert (await new.enqueue.run_once()).counts == {"queued": 2, "spared": 2}
+        assert queued_dags() == ["mine", "mine"]
+        clock.now += LOOK_EVERY
+        assert (await new.enqueue.run_once()).counts == {"queued": 0, "spared": 2}
+        clock.now += LEFT_FOR
+        assert (await new.enqueue.run_once()).counts == {"queued": 2}
+
+
+async def test_between_looks_others_runs_are_not_asked_for(
+    airflow_db: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    create_run("dag", state=DagRunState.RUNNING)
+    set_state("l0_t0", "scheduled")
+    give_runs_to(other_scheduler())
+    asked = []
+
+    async def lock(session: Any, most: int, starved: Any, owners: Any) -> Any:
+        asked.append(owners.theirs)
+        return await lock_candidates(session, most, starved, owners)
+
+    monkeypatch.setattr("async_scheduler.routines.redesigned.section.lock_candidates", lock)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await new.sweep.run_once()
+        for wait in (0.0, LOOK_EVERY / 2, LOOK_EVERY / 2):
+            clock.now += wait
+            await new.enqueue.run_once()
+    assert asked == [False, True, False, False, True]
+
+
 async def test_between_two_sections_others_get_a_turn(airflow_db: Database) -> None:
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = stages(assembly)
@@ -208,9 +325,24 @@ async def test_where_a_pool_has_too_little_for_all_the_order_decides(airflow_db:
         new = stages(assembly)
         await new.sweep.run_once()
         assert (await new.enqueue.run_once()).counts == {"queued": 1}
+    assert queued_dags() == ["first"]
+
+
+async def test_where_ones_own_would_use_a_pool_up_the_order_decides(airflow_db: Database) -> None:
+    """The pool has room for all of this scheduler's, but then none for one that comes before them."""
+    write_dags(layered_dag("first", [1]), layered_dag("second", [2]))
+    for number, dag_id in enumerate(("first", "second")):
+        create_run(dag_id, number, state=DagRunState.RUNNING)
+    other = other_scheduler()
     with create_session() as session:
-        queued = session.scalars(select(TaskInstance.dag_id).where(TaskInstance.state == "queued"))
-        assert queued.all() == ["first"]
+        session.add(Pool(pool="narrow", slots=2, include_deferred=False))
+        session.execute(update(TaskInstance).values(state="scheduled", pool="narrow"))
+        session.execute(update(DagRun).where(DagRun.dag_id == "first").values(scheduled_by_job_id=other))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        await new.sweep.run_once()
+        assert (await new.enqueue.run_once()).counts == {"queued": 2}
+    assert queued_dags() == ["first", "second"]
 
 
 async def test_a_run_stays_with_its_scheduler_until_another_one_changes_it(airflow_db: Database) -> None:
@@ -247,6 +379,48 @@ async def test_a_change_in_anothers_run_is_looked_at_only_if_that_one_does_not(a
         set_state("l0_t1", "success")  # it goes on changing, and its scheduler does not come
         assert (await new.sweep.run_once()).counts["marked"] == 1
         assert run.id in new.dirty
+
+
+async def test_a_scheduler_that_is_at_work_has_longer(airflow_db: Database) -> None:
+    """It is behind, but it comes: to take its runs would be to visit them twice."""
+    write_dags(layered_dag("busy", [1]), layered_dag("waits", [2]))
+    create_run("busy", 0, state=DagRunState.RUNNING)
+    waits = create_run("waits", 1, state=DagRunState.RUNNING)
+    other = other_scheduler()
+    give_runs_to(other)
+
+    def examine_the_busy_one() -> None:
+        with create_session() as session:
+            examined = update(DagRun).where(DagRun.dag_id == "busy")
+            session.execute(examined.values(last_scheduling_decision=timezone.utcnow()))
+
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        for _ in range(2):
+            give_runs_to(other)
+            await new.sweep.run_once()
+        set_state("l0_t1", "success")
+        marked = []
+        for _ in range(LEFT_FOR_SWEEPS + 1):
+            examine_the_busy_one()
+            marked.append((await new.sweep.run_once()).counts["marked"])
+        assert marked == [*[0] * LEFT_FOR_SWEEPS, 1]
+        assert waits.id in new.dirty
+
+
+async def test_a_scheduler_that_comes_is_noticed_by_the_next_probe(airflow_db: Database) -> None:
+    """Else whoever was first would start everything there is."""
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        await new.sweep.run_once()
+        assert (await new.probe.run_once()).wakes == ()
+        other = other_scheduler()
+        await new.sweep.run_once()
+        assert new.peers.others == set(), "it asks every few seconds only"
+        assert (await new.probe.run_once()).wakes == ("sweep",)
+        await new.sweep.run_once()
+        assert new.peers.others == {other}
+        assert (await new.probe.run_once()).wakes == ()
 
 
 async def test_when_a_scheduler_is_gone_all_runs_are_looked_at(

@@ -32,7 +32,7 @@ def probe(assembly: Assembly, patience: float) -> Probe:
 
 
 def test_every_kind_of_work_has_a_routine() -> None:
-    assert set(FOLLOWERS) == set(Waiting._fields)
+    assert {*FOLLOWERS, "schedulers"} == set(Waiting._fields)
 
 
 async def test_nobody_is_woken_where_nothing_waits(airflow_db: Database) -> None:

@@ -122,6 +122,47 @@ async def test_the_sweep_finds_what_nobody_reported(airflow_db: Database, state:
         assert run.id in new.dirty
 
 
+@pytest.mark.parametrize("visited", [True, False])
+async def test_a_run_with_visits_of_its_own_is_marked_only_if_none_follows_a_change(
+    airflow_db: Database, visited: bool
+) -> None:
+    """The event of a task that ended is on its way: to visit the run for the change and for the event is once
+    too often."""
+    write_dags(layered_dag("dag", [2]))
+    run = create_run("dag", state=DagRunState.RUNNING)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        await new.sweep.run_once()
+        while len(new.dirty):
+            await new.schedule.run_once()
+        set_state("l0_t0", "success")
+        assert (await new.sweep.run_once()).counts["marked"] == 0
+        if visited:
+            new.dirty.mark([run.id])
+            await new.schedule.run_once()
+        assert (await new.sweep.run_once()).counts["marked"] == (0 if visited else 1)
+
+
+async def test_a_visit_under_way_when_a_change_was_seen_does_not_count(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have read the run before the change and written its time after the sweep."""
+    write_dags(layered_dag("dag", [2]))
+    run = create_run("dag", state=DagRunState.RUNNING)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        await new.sweep.run_once()
+        while len(new.dirty):
+            await new.schedule.run_once()
+        set_state("l0_t0", "success")
+        before = datetime.now(UTC)
+        assert (await new.sweep.run_once()).counts["marked"] == 0
+        with create_session() as session:
+            session.execute(update(DagRun).values(last_scheduling_decision=before))
+        assert (await new.sweep.run_once()).counts["marked"] == 1
+        assert run.id in new.dirty
+
+
 async def test_a_heartbeat_is_no_change(airflow_db: Database) -> None:
     write_dags(layered_dag("dag", [1]))
     create_run("dag", state=DagRunState.RUNNING)
@@ -145,7 +186,7 @@ async def test_a_task_is_queued_after_the_places_were_counted(
         counted.append(datetime.now(UTC))
         return found
 
-    monkeypatch.setattr("async_scheduler.routines.redesigned.enqueue.lock_candidates", lock)
+    monkeypatch.setattr("async_scheduler.routines.redesigned.section.lock_candidates", lock)
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         await take_turns(assembly)
     with create_session() as session:

@@ -92,6 +92,8 @@ async def test_no_hot_statement_reads_the_whole_past(airflow_db: Database, past:
             )
             plan = await explain(connection, name, chosen)
             assert "Seq Scan on task_instance " not in plan + " ", f"{name}\n{plan}"
+            if name == "candidates.first":
+                assert "idx_dag_run_dag_id" not in plan, f"reads all runs of a dag\n{plan}"
     finally:
         await connection.close()
 
@@ -110,6 +112,9 @@ def _parameters(runs: list[int], instances: list[Any]) -> dict[str, Any]:
         "old": "",
         "new": "skipped",
         "most": 100,
+        "owners": [1],
+        "theirs": False,
+        "since": now,
         "keys_0": ["dag"] * 3,
         "keys_1": ["l0_t0", "l0_t1", "l0_t2"],
         "keys_2": ["run_1"] * 3,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import replace
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ SHORTEST_POLL = 0.005
 """Seconds between two beats of an executor that is busy and quick."""
 BEAT_SHARE = 1.0
 """A beat that took long is followed by a pause so many times as long."""
+QUIET_SHARE, LONGEST_POLL = 0.5, 0.02
+"""A busy executor from which nothing has come for a while is asked again after so much of that while, this
+many seconds at most: asking keeps the loop busy, and what comes waits for no more than that share."""
 BUSY_FOR = 1.0
 """Seconds after the last workload or event for which an executor counts as busy."""
 STILL_ACTIVE = frozenset({"scheduled", "queued", "running", "restarting"})
@@ -71,7 +75,7 @@ class RunExecutorInSets(RunExecutor):
         self._dirty = dirty
         self._has_backlog = has_backlog
         self._contradicting: set[int] = set()
-        self._busy_until = 0.0
+        self._last_news = -inf
 
     async def run_once(self) -> Outcome:
         """Beat once, then process the events brought back.
@@ -81,12 +85,19 @@ class RunExecutorInSets(RunExecutor):
         """
         started = monotonic()
         outcome = await super().run_once()
-        if outcome.due_in is not None and (outcome.counts["events"] or outcome.counts["handed_over"]):
-            self._busy_until = monotonic() + BUSY_FOR
-        if outcome.due_in is not None and monotonic() < self._busy_until:
-            soon = max(SHORTEST_POLL, BEAT_SHARE * (monotonic() - started))
-            outcome = replace(outcome, due_in=min(soon, outcome.due_in))
+        if outcome.due_in is not None:
+            outcome = replace(outcome, due_in=min(self._pause(outcome, started), outcome.due_in))
         return replace(outcome, wakes=("schedule", "enqueue") if self._has_backlog() else ("schedule",))
+
+    def _pause(self, outcome: Outcome, started: float) -> float:
+        """Return the seconds until the next beat while workloads and events flow, else infinity."""
+        now = monotonic()
+        if outcome.counts["events"] or outcome.counts["handed_over"]:
+            self._last_news = now
+        quiet = now - self._last_news
+        if quiet >= BUSY_FOR:
+            return inf
+        return max(SHORTEST_POLL, BEAT_SHARE * (now - started), min(LONGEST_POLL, QUIET_SHARE * quiet))
 
     async def process_events(self) -> int:
         """Process the events at hand; return how many."""

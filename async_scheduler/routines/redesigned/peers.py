@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable
+    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from async_scheduler.decide.admit import Candidate
@@ -15,13 +16,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LEFT_FOR = 1.0
-"""Seconds for which task instances are left to the scheduler that has their run; longer, and it is late."""
+"""Seconds for which task instances are left to the scheduler that has their run, while it queues none."""
 NOT_SPARED_FOR = 10.0
 """Seconds for which nothing is left to a scheduler that was late: it is full, busy, paused or dead."""
-STARTS_LEFT_FOR = 0.6
-"""Seconds for which a run that may start is left to whom it is dealt: twice what a probe needs."""
-NO_STARTS_FOR = 3.0
+LOOK_EVERY = 0.5
+"""Seconds between two looks at what has become of what was left."""
+LOOK_AT = 32
+"""So many of what is left are looked at by a scheduler with work of its own: enough to see if any goes."""
+BUSY = 16
+"""A scheduler with fewer task instances of its own in a section than this helps others."""
+STARTS_LEFT_FOR = 1.5
+"""Seconds for which a run that may start is left to whom it is dealt: longer than a stock scheduler's loop
+takes, with its idle second, on a machine with little to do."""
+NO_STARTS_FOR = 10.0
 """Seconds for which no new runs are dealt to a scheduler that did not start its own in time."""
+TAKEN_LOOK_AGAIN = 0.03
+"""The shortest time, in seconds, after which a section that was found taken is tried again."""
 TURN = 1.0
 """So many times as long as a section took, others find it free. Without such turns they keep finding it taken
 and task instances wait; with longer turns they wait too."""
@@ -32,24 +42,24 @@ class Patience:
 
     def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
         self._seconds = seconds
-        self._clock = clock
+        self.clock = clock
         self._since: dict[Hashable, float] = {}
 
     def late(self, things: Iterable[T]) -> set[T]:
         """Return those of *things* that have been left for too long."""
-        before = self._clock() - self._seconds
+        before = self.clock() - self._seconds
         return {one for one in things if self._since.get(one, inf) <= before}
 
     def leave(self, things: Iterable[Hashable]) -> None:
         """Note that *things*, and nothing else, are left now."""
-        now = self._clock()
+        now = self.clock()
         self._since = {one: self._since.get(one, now) for one in things}
 
     def ends_in(self) -> float | None:
         """Return the seconds until the first thing left is left for too long, None if nothing is."""
         if not self._since:
             return None
-        return max(0.0, min(self._since.values()) + self._seconds - self._clock())
+        return max(0.0, min(self._since.values()) + self._seconds - self.clock())
 
 
 class Peers:
@@ -63,15 +73,18 @@ class Peers:
 
     def __init__(self, job: int | None = None, clock: Callable[[], float] = monotonic) -> None:
         self._job = job
-        self._clock = clock
+        self.clock = clock
         self._late: dict[int | None, float] = {}
         self._slow_starters: dict[int | None, float] = {}
         self.others: frozenset[int] = frozenset()
         """The job ids of the other schedulers that were alive when the database was asked last."""
+        self.in_doubt = True
+        """Whether one may have come or gone since then."""
 
     def see(self, alive: Collection[int]) -> bool:
         """Learn which schedulers are alive; return whether one is gone."""
         before, self.others = self.others, frozenset(alive) - {self._job}
+        self.in_doubt = False
         return bool(before - self.others)
 
     def has(self, owner: int | None) -> bool:
@@ -80,11 +93,15 @@ class Peers:
 
     def spares(self, owner: int | None) -> bool:
         """Whether what belongs to the job *owner* is left to it."""
-        return owner in self.others and self._clock() >= self._late.get(owner, 0.0)
+        return owner in self.others and self.clock() >= self._late.get(owner, 0.0)
+
+    def spared(self) -> frozenset[int]:
+        """Return the other schedulers to which their work is left."""
+        return frozenset(owner for owner in self.others if self.spares(owner))
 
     def note_late(self, owners: Iterable[int | None]) -> None:
         """Leave nothing more to *owners* for a while."""
-        until = self._clock() + NOT_SPARED_FOR
+        until = self.clock() + NOT_SPARED_FOR
         self._late = {owner: end for owner, end in self._late.items() if owner in self.others}
         self._late.update(dict.fromkeys(owners, until))
 
@@ -95,7 +112,7 @@ class Peers:
         """
         if not self.others or self._job is None:
             return None
-        now = self._clock()
+        now = self.clock()
         there = [other for other in self.others if now >= self._slow_starters.get(other, 0.0)]
         everyone = sorted((*there, self._job))
         chosen = everyone[run % len(everyone)]
@@ -103,34 +120,82 @@ class Peers:
 
     def note_slow_starter(self, others: Iterable[int | None]) -> None:
         """Deal no runs to *others* for a while."""
-        until = self._clock() + NO_STARTS_FOR
+        until = self.clock() + NO_STARTS_FOR
         self._slow_starters = {one: end for one, end in self._slow_starters.items() if one in self.others}
         self._slow_starters.update(dict.fromkeys(others, until))
 
 
 class Courtesy:
-    """What critical sections leave to other schedulers: task instances of their runs, and a turn."""
+    """What critical sections leave to other schedulers: task instances of their runs, and a turn.
+
+    A scheduler that goes on queueing what is left to it, however slowly, keeps it: on a busy machine all of
+    them are slow, and whoever took from whom would have all of it. It is late when for a while none of what
+    it could queue is gone. One with little of its own to do helps another with what has waited for as long.
+    """
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
-        self._patience = Patience(LEFT_FOR)
+        self._waited = Patience(LEFT_FOR)
+        self._stalled = Patience(LEFT_FOR)
+        self._left: dict[int | None, set[UUID]] = {}
+        self._went_on: Counter[int | None] = Counter()
+        self._looked = -inf
+        self._took = 0.0
         self._not_before = 0.0
 
-    def spare(self, admitted: Iterable[Candidate]) -> set[UUID]:
-        """Return the ids of those of *admitted* to leave. Who let one wait for too long is spared none."""
-        owners = {one.id: one.owner for one in admitted if self._peers.spares(one.owner)}
-        self._peers.note_late({owners[one] for one in self._patience.late(owners)})
-        return {one for one, owner in owners.items() if self._peers.spares(owner)}
+    def spared(self) -> frozenset[int]:
+        """Return the schedulers to which something is left now."""
+        return self._peers.spared()
 
-    def after_section(self, spared: set[UUID], seconds: float) -> None:
-        """Note what a section that took so long has left. Others get a turn of that length."""
-        self._patience.leave(spared)
+    def look_due(self) -> bool:
+        """Whether it is time to see what has become of what was left."""
+        return self._waited.clock() >= self._looked + LOOK_EVERY
+
+    def judge(self, could_run: Sequence[Candidate], busy: int) -> list[Candidate]:
+        """Return those of *could_run* to queue here although they are others'; the rest is left to them.
+
+        :param could_run: what others could queue now, best first.
+        :param busy: how many task instances of its own this scheduler has queued in this section.
+        """
+        theirs: dict[int | None, set[UUID]] = {}
+        for one in could_run:
+            theirs.setdefault(one.owner, set()).add(one.id)
+        self._went_on.update(owner for owner, left in self._left.items() if left - theirs.get(owner, set()))
+        late = {owner for owner, _ in self._stalled.late((owner, self._went_on[owner]) for owner in theirs)}
+        self._peers.note_late(late)
+        waited = self._waited.late(one.id for one in could_run) if busy < BUSY else set()
+        taken = [one for one in could_run if one.owner in late or one.id in waited]
+        self._leave(theirs, {one.id for one in taken})
+        return taken
+
+    def _leave(self, theirs: Mapping[int | None, set[UUID]], taken: set[UUID]) -> None:
+        self._left = {owner: left for owner, ids in theirs.items() if (left := ids - taken)}
+        self._waited.leave(one for left in self._left.values() for one in left)
+        self._stalled.leave((owner, self._went_on[owner]) for owner in self._left)
+        self._looked = self._waited.clock()
+
+    def after_section(self, seconds: float) -> None:
+        """Note that a section took so long. Others get a turn of that length."""
+        self._took = seconds
         self._not_before = perf_counter() + TURN * seconds if self._peers.others else 0.0
+
+    def taken_again_in(self) -> float:
+        """Return the seconds after which a section that was found taken is tried again.
+
+        That is as long as one takes. Whoever is in it may have looked before what waits here was committed,
+        and nobody else tells.
+        """
+        return min(max(TAKEN_LOOK_AGAIN, self._took), LOOK_EVERY)
+
+    def sees(self, queued: int, most: int) -> int:
+        """Return how many of what is left to look at, of *most*, after *queued* of its own."""
+        return most if queued < BUSY else min(most, LOOK_AT)
 
     def turn_in(self) -> float:
         """Return the seconds until the next section may begin, not above zero if it may now."""
         return self._not_before - perf_counter()
 
     def look_again_in(self) -> float | None:
-        """Return the seconds until something that was left has waited for too long, None if nothing was."""
-        return self._patience.ends_in()
+        """Return the seconds until something that was left may be taken, None if nothing was."""
+        ends_in = self._waited.ends_in()
+        return None if ends_in is None else max(LOOK_EVERY, ends_in)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from airflow._shared.timezones import timezone
+
 from async_scheduler.database.transaction import Sessions, transaction
 from async_scheduler.driver.routine import Outcome
+from async_scheduler.routines.redesigned.peers import Peers
 from async_scheduler.store.waiting import Waiting, look
 
 if TYPE_CHECKING:
@@ -29,14 +33,21 @@ class Probe:
 
     One statement in place of one or more for each stage, so it can be made often: a run that a user or the
     API server has just queued starts within *interval*. Work that is there but cannot be done yet, such as
-    a queued run beyond its dag's limit, wakes its stage every *patience* seconds. Reads only.
+    a queued run beyond its dag's limit, wakes its stage every *patience* seconds. That another scheduler came
+    or went wakes *sweep*, which sees who. Reads only.
+
+    :param alive_within: seconds since its last heartbeat for which another scheduler counts as alive.
     """
 
     name = "probe"
 
-    def __init__(self, sessions: Sessions, patience: float) -> None:
+    def __init__(
+        self, sessions: Sessions, patience: float, peers: Peers | None = None, alive_within: float = 15.0
+    ) -> None:
         self._sessions = sessions
         self._patience = patience
+        self._peers = peers or Peers()
+        self._alive_within = timedelta(seconds=alive_within)
         self._seen: Waiting | None = None
         self._woken: dict[str, float] = {}
 
@@ -48,12 +59,15 @@ class Probe:
     async def run_once(self) -> Outcome:
         """Look once; report how many routines have work."""
         async with transaction(self._sessions) as tx:
-            found = await look(tx.session)
+            found = await look(tx.session, timezone.utcnow() - self._alive_within)
         wakes = tuple(dict.fromkeys(self._to_wake(found)))
         self._seen = found
         return Outcome({"woken": len(wakes)}, progressed=bool(wakes), wakes=wakes)
 
     def _to_wake(self, found: Waiting) -> Iterator[str]:
+        if self._seen is not None and found.schedulers != self._seen.schedulers:
+            self._peers.in_doubt = True
+            yield "sweep"
         now = monotonic()
         for what, routine in FOLLOWERS.items():
             here = getattr(found, what)

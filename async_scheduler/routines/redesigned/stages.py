@@ -52,6 +52,7 @@ class RedesignedStages:
             max(SCHEDULER_DAG_CACHE_SIZE, settings.dags_at_once),
             conf.getfloat("core", "min_serialized_dag_update_interval"),
         )
+        alive_within = ALIVE_FOR_BEATS * conf.getfloat("scheduler", "scheduler_heartbeat_sec")
         self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass, self.peers)
         self.sweep = Sweep(
             sessions,
@@ -59,9 +60,9 @@ class RedesignedStages:
             self.plans,
             settings.examine_all_interval,
             self.peers,
-            ALIVE_FOR_BEATS * conf.getfloat("scheduler", "scheduler_heartbeat_sec"),
+            alive_within,
         )
-        self.probe = Probe(sessions, float(scheduler._scheduler_idle_sleep_time))
+        self.probe = Probe(sessions, float(scheduler._scheduler_idle_sleep_time), self.peers, alive_within)
         self.schedule = ScheduleTaskInstances(
             scheduler,
             sessions,

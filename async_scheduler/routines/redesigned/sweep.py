@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from airflow._shared.timezones import timezone
 
@@ -16,7 +16,6 @@ from async_scheduler.store.running import Seen, fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,7 +23,31 @@ if TYPE_CHECKING:
     from async_scheduler.routines.redesigned.dirty import DirtyRuns
 
 PEERS_EVERY = 5.0
-"""Seconds between two looks at which other schedulers are alive."""
+"""Seconds between two looks at which other schedulers are alive; sooner if the probe sees one come or go."""
+LEFT_FOR_SWEEPS = 5
+"""Sweeps for which a change is left to a scheduler that examines other runs meanwhile: it has much to do."""
+
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+class Left(NamedTuple):
+    """A changed run that is left: when it had been examined last, when it was seen, for how many sweeps."""
+
+    examined_at: datetime | None
+    seen_at: datetime
+    sweeps: int
+
+    def is_over(self, seen: Seen, *, here: bool) -> bool:
+        """Whether it was examined since. A visit here must have begun after; others' clocks say nothing."""
+        if not here:
+            return seen.examined_at != self.examined_at
+        return seen.examined_at is not None and seen.examined_at > self.seen_at
+
+
+def _is_lively(before: Seen | None, now: Seen) -> bool:
+    """Whether a run was examined between two sweeps: its own events bring visits."""
+    return before is not None and before.examined_at != now.examined_at
 
 
 class Sweep:
@@ -34,8 +57,11 @@ class Sweep:
     to whatever a fingerprint cannot show, such as a change in a previous run that has ended. So they are when
     another scheduler is gone.
 
-    A change in a run of another live scheduler is that one's to find. Only when it has not examined the run
-    until the next sweep is the run marked here.
+    A run that was examined between two sweeps has events that bring further visits: when it has changed, it
+    is marked only if no visit has begun until the next sweep.
+
+    A change in a run of another live scheduler is that one's to find. The run is marked here when the other
+    has examined none of its runs until the next sweep, or not this one for some sweeps.
 
     :param alive_within: seconds since its last heartbeat for which another scheduler counts as alive.
     """
@@ -59,8 +85,9 @@ class Sweep:
         self._alive_within = timedelta(seconds=alive_within)
         self._peers_due = 0.0
         self._seen: Mapping[int, Seen] = {}
-        self._left: dict[int, datetime | None] = {}
-        """Runs of others that have changed, and when they had been examined last."""
+        self._left: dict[int, Left] = {}
+        self._examined: dict[int, datetime] = {}
+        """When each scheduler had examined a run last."""
         self._last_everything = monotonic()
 
     async def run_once(self) -> Outcome:
@@ -69,8 +96,9 @@ class Sweep:
         async with transaction(self._sessions) as tx:
             one_gone = await self._look_for_peers(tx.session)
             found = await fingerprints(tx.session)
+            looked_at = timezone.utcnow()
             await self._plans.revalidate(tx.session)
-        changed = list(self._changed(found))
+        changed = list(self._changed(found, looked_at))
         if one_gone or monotonic() - self._last_everything >= self._everything_after:
             self._last_everything = monotonic()
             changed = list(found)
@@ -80,21 +108,36 @@ class Sweep:
 
     async def _look_for_peers(self, session: AsyncSession) -> bool:
         """Learn from time to time which schedulers are alive; return whether one is gone."""
-        if monotonic() < self._peers_due:
+        if monotonic() < self._peers_due and not self._peers.in_doubt:
             return False
         alive = await load_alive(session, timezone.utcnow() - self._alive_within)
         self._peers_due = monotonic() + PEERS_EVERY
         return self._peers.see(alive)
 
-    def _changed(self, found: Mapping[int, Seen]) -> Iterator[int]:
-        """Yield the runs to look at; note those that are left to others once more."""
+    def _changed(self, found: Mapping[int, Seen], looked_at: datetime) -> Iterator[int]:
+        """Yield the runs to look at; note those that are left, to others or to the events of their own."""
+        at_work = self._at_work(found)
         left, self._left = self._left, {}
         for run, seen in found.items():
-            before = self._seen.get(run)
-            if run in left and left[run] == seen.examined_at:
-                yield run
+            before, waiting = self._seen.get(run), left.get(run)
+            here = not self._peers.has(seen.examined_by)
+            if waiting is not None and not waiting.is_over(seen, here=here):
+                sweeps = waiting.sweeps + 1
+                leave = not here and seen.examined_by in at_work and sweeps <= LEFT_FOR_SWEEPS
             elif before is None or before.fingerprint != seen.fingerprint:
-                if self._peers.has(seen.examined_by):
-                    self._left[run] = seen.examined_at
-                else:
-                    yield run
+                sweeps, leave = 1, not here or _is_lively(before, seen)
+            else:
+                continue
+            if leave:
+                self._left[run] = Left(seen.examined_at, looked_at, sweeps)
+            else:
+                yield run
+
+    def _at_work(self, found: Mapping[int, Seen]) -> set[int]:
+        """Return the schedulers that have examined a run since the last sweep."""
+        before, self._examined = self._examined, {}
+        for seen in found.values():
+            owner, at = seen.examined_by, seen.examined_at
+            if owner is not None and at is not None and at > self._examined.get(owner, LONG_AGO):
+                self._examined[owner] = at
+        return {owner for owner, at in self._examined.items() if at > before.get(owner, LONG_AGO)}
