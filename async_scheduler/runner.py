@@ -32,7 +32,7 @@ from async_scheduler.driver.supervisor import first_cause
 from async_scheduler.measure import loop_lag, stepping
 from async_scheduler.settings import Settings
 from async_scheduler.store.assets import deactivate_orphaned
-from async_scheduler.store.jobs import renew_job
+from async_scheduler.store.jobs import job_kind, renew_job
 
 if TYPE_CHECKING:
     from async_scheduler.database.fence import Fence
@@ -138,8 +138,11 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
         A job that others have marked failed by now has queued nothing yet, so nobody has taken anything over.
         """
         now = timezone.utcnow()
+        algorithm = "upstream" if self._multi_team else self.async_settings.algorithm
+        # In the object too: a heartbeat writes what that holds.
+        self.job.executor_class = job_kind(algorithm)
         with create_session() as session:
-            renew_job(session, self.job.id, now)
+            renew_job(session, self.job.id, now, self.job.executor_class)
         self.job.latest_heartbeat = now
 
     def _end_started_executors(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.jobs.job import Job, JobState
 from sqlalchemy import bindparam, select
@@ -41,20 +41,29 @@ def read_job_state(session: Session, job: int, *, lock: bool) -> str | None:
 
 @statement
 def renew(dialect: Dialect) -> Update:
-    """Make a job running, alive at ``now``. Parameters ``job``, ``now``."""
+    """Make a job running, alive at ``now``, of that ``kind``. Parameters ``job``, ``now``, ``kind``."""
     values = {
         "state": JobState.RUNNING,
+        "executor_class": bindparam("kind"),
         "latest_heartbeat": bindparam("now", type_=JOB.c.latest_heartbeat.type),
     }
     return JOB.update().where(JOB.c.id == bindparam("job")).values(values)
 
 
-def renew_job(session: Session, job: int, now: datetime) -> None:
+def job_kind(algorithm: str) -> str:
+    """Return what the job of an async scheduler has in ``executor_class``, which Airflow 3 leaves empty.
+
+    Others see by it how this one works, and so does whoever looks at Airflow's list of jobs.
+    """
+    return f"async_scheduler:{algorithm}"
+
+
+def renew_job(session: Session, job: int, now: datetime, kind: str) -> None:
     """Make *job* running with a heartbeat of *now*, whatever others have made of it. It must own no work.
 
     Locks: its row; waits.
     """
-    session.execute(renew(dialect_of(session)), {"job": job, "now": now})
+    session.execute(renew(dialect_of(session)), {"job": job, "now": now, "kind": kind})
 
 
 def is_alive() -> tuple[ColumnElement[bool], ...]:
@@ -68,14 +77,23 @@ def is_alive() -> tuple[ColumnElement[bool], ...]:
 
 @statement
 def alive(dialect: Dialect) -> Select[Any]:
-    """Select the ids of all schedulers' jobs that are alive. Parameter ``since``."""
-    return select(JOB.c.id).where(*is_alive())
+    """Select id and kind of all schedulers' jobs that are alive. Parameter ``since``."""
+    return select(JOB.c.id, JOB.c.executor_class).where(*is_alive())
 
 
-async def load_alive(session: AsyncSession, since: datetime) -> set[int]:
-    """Return the jobs of all schedulers, stock ones too, whose heartbeat is not older than *since*."""
-    rows = await session.scalars(alive(dialect_of(session)), {"since": since})
-    return set(rows.all())
+class Alive(NamedTuple):
+    """The jobs of all schedulers that are alive, and of those of them with the redesigned algorithm."""
+
+    everybody: frozenset[int]
+    fellows: frozenset[int]
+
+
+async def load_alive(session: AsyncSession, since: datetime) -> Alive:
+    """Return the jobs of all schedulers whose heartbeat is not older than *since*."""
+    rows = (await session.execute(alive(dialect_of(session)), {"since": since})).all()
+    kinds: dict[int, str | None] = {row.id: row.executor_class for row in rows}
+    fellows = frozenset(job for job, kind in kinds.items() if kind == job_kind("redesigned"))
+    return Alive(frozenset(kinds), fellows)
 
 
 @statement

@@ -20,7 +20,7 @@ from async_scheduler.database.sessions import new_session
 from async_scheduler.store.dialect import POSTGRESQL_ONLY, STATEMENTS, Dialect, dialect_of
 from tests.databases.mysql_statements import load_all
 
-TEXT = {"of_dag", "of_task", "of_run", "given", "dag", "run", "old", "new", "ended_as", "unixname"}
+TEXT = {"of_dag", "of_task", "of_run", "given", "dag", "run", "old", "new", "ended_as", "unixname", "kind"}
 """Parameters without a type that are text; ``now`` and ``since`` are dates, the rest numbers."""
 
 

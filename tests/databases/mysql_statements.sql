@@ -178,7 +178,7 @@ WHERE dag_run.id IN (__[POSTCOMPILE_ids]);
 UPDATE task_instance SET start_date=%s, end_date=%s, duration=%s, state=%s, try_number=(task_instance.try_number + %s), updated_at=%s WHERE task_instance.id IN (__[POSTCOMPILE_ids]) AND coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2]);
 
 -- jobs.alive
-SELECT job.id
+SELECT job.id, job.executor_class
 FROM job
 WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s;
 
@@ -193,7 +193,7 @@ FROM job
 WHERE job.id = %s FOR UPDATE;
 
 -- jobs.renew
-UPDATE job SET state=%s, latest_heartbeat=%s WHERE job.id = %s;
+UPDATE job SET state=%s, latest_heartbeat=%s, executor_class=%s WHERE job.id = %s;
 
 -- jobs.succeed
 UPDATE job SET state=%s WHERE job.id = %s AND job.state = %s;

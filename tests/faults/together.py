@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from tests.faults.schedulers import Scheduler
 
 FAIR_SHARE = 0.2
-"""The share of the work that each of several schedulers does at least; a stock one beside an async one only
-where slots are short. Where they are not, the async one is sooner."""
+"""The share of the work that each of several schedulers does at least."""
 CRASH_RATE = 0.3
 """Runs that fall due each second while schedulers crash one after another, which takes its time."""
 FEW = 12
@@ -67,20 +66,20 @@ def _shared(schedulers: int, stock: int, slots: int = 0) -> Scenario:
             wait(one, start)
             outcome.figures["seconds of work"] = round(time.monotonic() - began, 2)
             finish(one, outcome, start)
-            _judge_shares(outcome, schedulers + stock, 0.01 if stock and not slots else FAIR_SHARE)
+            _judge_shares(outcome, schedulers + stock)
 
     kinds = f"{schedulers}_async" + (f"_{stock}_stock" if stock else "")
     sharing.__name__ = kinds + ("_few_slots" if slots else "")
     return scenario(sharing)
 
 
-def _judge_shares(outcome: Outcome, schedulers: int, expected: float) -> None:
+def _judge_shares(outcome: Outcome, schedulers: int) -> None:
     """Each does its share, unless one was late with its heartbeats on a machine that is too busy."""
     parts = outcome.figures["shares"]
     if DECLARED_DEAD in outcome.figures:
         return
     least = min(parts.values(), default=0.0) if len(parts) == schedulers else 0.0
-    if least < expected:
+    if least < FAIR_SHARE:
         outcome.violations.append(f"a scheduler did {least:.0%} of the work: {parts}")
 
 

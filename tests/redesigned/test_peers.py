@@ -31,11 +31,12 @@ from async_scheduler.routines.redesigned.peers import (
 )
 from async_scheduler.routines.redesigned.sweep import LEFT_FOR_SWEEPS, PEERS_EVERY
 from async_scheduler.store.candidates import lock_candidates
+from async_scheduler.store.jobs import job_kind
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
 from tests.support.dags import create_run, layered_dag, write_dags
 from tests.support.executor import InstantExecutor
-from tests.support.scheduler import assembled
+from tests.support.scheduler import assembled, run_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from async_scheduler.assembly import Assembly
     from async_scheduler.routines.redesigned.stages import RedesignedStages
     from tests.support.postgres import Database
+
+
+REDESIGNED_KIND = job_kind("redesigned")
 
 
 class Clock:
@@ -67,10 +71,11 @@ def no_pause(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr("async_scheduler.routines.redesigned.peers.TURN", 0.0)
 
 
-def other_scheduler(beat_ago: float = 0.0) -> int:
+def other_scheduler(beat_ago: float = 0.0, kind: str | None = REDESIGNED_KIND) -> int:
     """Return the job of another scheduler, alive *beat_ago* seconds ago; nothing runs."""
     with create_session() as session:
         job = Job(job_type="SchedulerJob", state=JobState.RUNNING)
+        job.executor_class = kind
         job.latest_heartbeat = timezone.utcnow() - timedelta(seconds=beat_ago)
         session.add(job)
         session.flush()
@@ -114,7 +119,7 @@ def left(number: int, owner: int) -> Candidate:
 def courtesy_of_one(clock: Clock) -> Courtesy:
     """Return what scheduler 1 leaves to the schedulers 2 and 3."""
     peers = Peers(1, clock)
-    peers.see({1, 2, 3})
+    peers.see({1, 2, 3}, {1, 2, 3})
     courtesy = Courtesy(peers)
     courtesy._waited.clock = courtesy._stalled.clock = clock
     return courtesy
@@ -184,7 +189,7 @@ def test_what_is_left_is_remembered_from_the_first_time_on(clock: Clock) -> None
 
 def test_a_scheduler_that_was_late_is_not_spared_for_a_while(clock: Clock) -> None:
     peers = Peers(1, clock)
-    peers.see({1, 2, 3})
+    peers.see({1, 2, 3}, {1, 2, 3})
     assert [peers.spares(owner) for owner in (None, 1, 2, 3, 4)] == [False, False, True, True, False]
     peers.note_late([2])
     assert [peers.spares(owner) for owner in (2, 3)] == [False, True]
@@ -195,10 +200,10 @@ def test_a_scheduler_that_was_late_is_not_spared_for_a_while(clock: Clock) -> No
 
 def test_that_a_scheduler_is_gone_is_told_once() -> None:
     peers = Peers(1)
-    assert not peers.see({1, 2})
-    assert not peers.see({1, 2, 3})
-    assert peers.see({1, 3})
-    assert not peers.see({1, 3})
+    assert not peers.see({1, 2}, {1, 2})
+    assert not peers.see({1, 2, 3}, {1, 2, 3})
+    assert peers.see({1, 3}, {1, 3})
+    assert not peers.see({1, 3}, {1, 3})
 
 
 @pytest.mark.parametrize("schedulers", [1, 2, 3])
@@ -206,7 +211,7 @@ def test_each_run_is_dealt_to_exactly_one_of_the_schedulers(schedulers: int) -> 
     jobs = set(range(7, 7 + schedulers))
     everyone = [Peers(job) for job in jobs]
     for peers in everyone:
-        peers.see(jobs)
+        peers.see(jobs, jobs)
     for run in range(20):
         assert [peers.dealt_to(run) for peers in everyone].count(None) == 1
 
@@ -406,6 +411,28 @@ async def test_a_scheduler_that_is_at_work_has_longer(airflow_db: Database) -> N
             marked.append((await new.sweep.run_once()).counts["marked"])
         assert marked == [*[0] * LEFT_FOR_SWEEPS, 1]
         assert waits.id in new.dirty
+
+
+async def test_nothing_is_dealt_to_a_stock_scheduler(airflow_db: Database) -> None:
+    """It examines every run in every loop and starts whatever is queued: it helps itself."""
+    stock, other = other_scheduler(kind=None), other_scheduler(kind=job_kind("upstream"))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        await new.sweep.run_once()
+        assert new.peers.others == {stock, other}
+        assert {new.peers.dealt_to(run) for run in range(4)} == {None}
+
+
+@pytest.mark.parametrize("algorithm", ["redesigned", "upstream"])
+def test_a_job_tells_what_kind_of_scheduler_it_is_of(
+    airflow_db: Database, algorithm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after heartbeats, which write what the job's object holds."""
+    monkeypatch.setattr("airflow.jobs.job.Job.heartrate", 0.01)
+    runner = run_until_idle([InstantExecutor()], replace(REDESIGNED, algorithm=algorithm))
+    with create_session() as session:
+        assert session.scalars(select(Job.executor_class)).all() == [f"async_scheduler:{algorithm}"]
+    assert runner.job.latest_heartbeat > runner.job.start_date
 
 
 async def test_a_scheduler_that_comes_is_noticed_by_the_next_probe(airflow_db: Database) -> None:

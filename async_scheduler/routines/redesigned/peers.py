@@ -26,8 +26,7 @@ LOOK_AT = 32
 BUSY = 16
 """A scheduler with fewer task instances of its own in a section than this helps others."""
 STARTS_LEFT_FOR = 1.5
-"""Seconds for which a run that may start is left to whom it is dealt: longer than a stock scheduler's loop
-takes, with its idle second, on a machine with little to do."""
+"""Seconds for which a run that may start is left to whom it is dealt: some probes, also on a slow machine."""
 NO_STARTS_FOR = 10.0
 """Seconds for which no new runs are dealt to a scheduler that did not start its own in time."""
 TAKEN_LOOK_AGAIN = 0.03
@@ -75,15 +74,21 @@ class Peers:
         self._job = job
         self.clock = clock
         self._late: dict[int | None, float] = {}
-        self._slow_starters: dict[int | None, float] = {}
+        self._dealt_none_until: dict[int | None, float] = {}
         self.others: frozenset[int] = frozenset()
         """The job ids of the other schedulers that were alive when the database was asked last."""
+        self._fellows: frozenset[int] = frozenset()
         self.in_doubt = True
         """Whether one may have come or gone since then."""
 
-    def see(self, alive: Collection[int]) -> bool:
-        """Learn which schedulers are alive; return whether one is gone."""
+    def see(self, alive: Collection[int], fellows: Collection[int]) -> bool:
+        """Learn which schedulers are alive; return whether one is gone.
+
+        :param fellows: those that share by these rules. A stock one examines every run in each of its loops
+            and starts whatever is queued: it helps itself.
+        """
         before, self.others = self.others, frozenset(alive) - {self._job}
+        self._fellows = self.others.intersection(fellows)
         self.in_doubt = False
         return bool(before - self.others)
 
@@ -108,21 +113,23 @@ class Peers:
     def dealt_to(self, run: int) -> int | None:
         """Return the other scheduler that the run with this id is dealt to, None if it is dealt to this one.
 
-        Each scheduler gets as many as any other; who did not fetch its runs lately gets none for a while.
+        Each gets as many as any other but for those that get none for a while, and stock ones.
         """
-        if not self.others or self._job is None:
+        if not self._fellows or self._job is None:
             return None
         now = self.clock()
-        there = [other for other in self.others if now >= self._slow_starters.get(other, 0.0)]
+        there = [other for other in self._fellows if now >= self._dealt_none_until.get(other, 0.0)]
         everyone = sorted((*there, self._job))
         chosen = everyone[run % len(everyone)]
         return None if chosen == self._job else chosen
 
-    def note_slow_starter(self, others: Iterable[int | None]) -> None:
-        """Deal no runs to *others* for a while."""
+    def deal_none_to(self, others: Iterable[int | None]) -> None:
+        """Deal no runs to *others*, who did not fetch theirs, for a while."""
         until = self.clock() + NO_STARTS_FOR
-        self._slow_starters = {one: end for one, end in self._slow_starters.items() if one in self.others}
-        self._slow_starters.update(dict.fromkeys(others, until))
+        self._dealt_none_until = {
+            one: end for one, end in self._dealt_none_until.items() if one in self.others
+        }
+        self._dealt_none_until.update(dict.fromkeys(others, until))
 
 
 class Courtesy:

@@ -111,7 +111,7 @@ class StartDagRuns:
         new = [run.id for run in claimed if run.dag_id not in self._room]
         others = {run: other for run in new if (other := self._peers.dealt_to(run)) is not None}
         late = self._patience.late(others)
-        self._peers.note_slow_starter({others[run] for run in late})
+        self._peers.deal_none_to({others[run] for run in late})
         return others.keys() - late
 
     def _lacks_plan(self, run: StartableRun) -> bool:

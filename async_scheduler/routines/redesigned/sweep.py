@@ -112,7 +112,7 @@ class Sweep:
             return False
         alive = await load_alive(session, timezone.utcnow() - self._alive_within)
         self._peers_due = monotonic() + PEERS_EVERY
-        return self._peers.see(alive)
+        return self._peers.see(alive.everybody, alive.fellows)
 
     def _changed(self, found: Mapping[int, Seen], looked_at: datetime) -> Iterator[int]:
         """Yield the runs to look at; note those that are left, to others or to the events of their own."""
