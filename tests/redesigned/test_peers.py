@@ -21,6 +21,7 @@ from async_scheduler.decide.admit import Candidate
 from async_scheduler.routines.redesigned.peers import (
     BUSY,
     LEFT_FOR,
+    LOOK_AT,
     LOOK_EVERY,
     NO_STARTS_FOR,
     NOT_SPARED_FOR,
@@ -153,6 +154,17 @@ def test_new_work_is_not_taken_for_progress(clock: Clock) -> None:
     clock.now += LEFT_FOR / 2
     assert taken(courtesy, [left(0, 2), left(1, 2), left(7, 3)]) == [0, 1]
     assert courtesy.spared() == {3}
+
+
+def test_a_shorter_look_is_not_taken_for_progress(clock: Clock) -> None:
+    courtesy = courtesy_of_one(clock)
+    waiting = [left(number, 2) for number in range(2 * LOOK_AT)]
+    assert [courtesy.sees(queued, 100) for queued in (0, BUSY)] == [100, LOOK_AT]
+    assert taken(courtesy, waiting) == []
+    clock.now += LEFT_FOR / 2
+    assert taken(courtesy, waiting[:LOOK_AT]) == []
+    clock.now += LEFT_FOR / 2
+    assert len(taken(courtesy, waiting)) == 2 * LOOK_AT
 
 
 def test_who_has_little_to_do_helps_with_what_has_waited(clock: Clock) -> None:

@@ -8,7 +8,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
     from uuid import UUID
 
     from async_scheduler.decide.admit import Candidate
@@ -172,12 +172,15 @@ class Courtesy:
         self._peers.note_late(late)
         waited = self._waited.late(one.id for one in could_run) if busy < BUSY else set()
         taken = [one for one in could_run if one.owner in late or one.id in waited]
-        self._leave(theirs, {one.id for one in taken})
+        gone = {one.id for one in taken}
+        self._leave([one for one in could_run if one.id not in gone])
         return taken
 
-    def _leave(self, theirs: Mapping[int | None, set[UUID]], taken: set[UUID]) -> None:
-        self._left = {owner: left for owner, ids in theirs.items() if (left := ids - taken)}
-        self._waited.leave(one for left in self._left.values() for one in left)
+    def _leave(self, left: Sequence[Candidate]) -> None:
+        self._left = {}
+        for one in left[:LOOK_AT]:  # what every look sees: else a shorter one would seem to miss some
+            self._left.setdefault(one.owner, set()).add(one.id)
+        self._waited.leave(one.id for one in left)
         self._stalled.leave((owner, self._went_on[owner]) for owner in self._left)
         self._looked = self._waited.clock()
 
