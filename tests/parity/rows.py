@@ -24,8 +24,11 @@ UNCOMPARED = frozenset(
         *("dag_code", "dag_version", "serialized_dag", "dag_bundle", "rendered_task_instance_fields"),
     }
 )
-OWN = {"id", "token", "trigger_id", "callback_id", "last_parsed_time", "last_parse_duration", "dag_hash"}
-"""Columns that number rows or tell when the test wrote them."""
+OWN = {
+    *("id", "token", "trigger_id", "callback_id", "last_parsed_time", "last_parse_duration", "dag_hash"),
+    "executor_class",
+}
+"""Columns that number rows or tell when the test wrote them, and where a job tells which scheduler's it is."""
 SOON = timedelta(minutes=10)
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?")
