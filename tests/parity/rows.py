@@ -28,7 +28,7 @@ OWN = {
     *("id", "token", "trigger_id", "callback_id", "last_parsed_time", "last_parse_duration", "dag_hash"),
     "executor_class",
 }
-"""Columns that number rows or tell when the test wrote them, and where a job tells which scheduler's it is."""
+"""Columns that number rows or tell when the test wrote them, and where a job tells whose it is."""
 SOON = timedelta(minutes=10)
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?")
