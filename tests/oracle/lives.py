@@ -127,7 +127,7 @@ class Redesigned:
     async def _settle(self) -> None:
         for _ in range(MOST_TURNS):
             progressed = False
-            for stage in ("create", "start", "sweep"):
+            for stage in ("create", "start", "sweep", "sweep"):  # a change may be left to the second one
                 progressed |= await self._until_quiet(stage)
             progressed |= await self._until_quiet("schedule")
             if not progressed:

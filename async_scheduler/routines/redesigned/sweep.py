@@ -104,7 +104,8 @@ class Sweep:
             changed = list(found)
         self._seen = found
         marked = self._dirty.see(found, looked) + self._dirty.mark(changed)
-        return Outcome({"running": len(found), "marked": marked}, progressed=marked > 0)
+        # What is left may still have to be done here: an idle scheduler must not end before it is known.
+        return Outcome({"running": len(found), "marked": marked}, progressed=bool(marked or self._left))
 
     async def _look_for_peers(self, session: AsyncSession) -> bool:
         """Learn from time to time which schedulers are alive; return whether one is gone."""
