@@ -122,6 +122,15 @@ async def test_the_sweep_finds_what_nobody_reported(airflow_db: Database, state:
         assert run.id in new.dirty
 
 
+async def _visited(assembly: Assembly) -> RedesignedStages:
+    """Return the stages after a first sweep and the visits it asked for."""
+    new = stages(assembly)
+    await new.sweep.run_once()
+    while len(new.dirty):
+        await new.schedule.run_once()
+    return new
+
+
 @pytest.mark.parametrize("visited", [True, False])
 async def test_a_run_with_visits_of_its_own_is_marked_only_if_none_follows_a_change(
     airflow_db: Database, visited: bool
@@ -131,10 +140,7 @@ async def test_a_run_with_visits_of_its_own_is_marked_only_if_none_follows_a_cha
     write_dags(layered_dag("dag", [2]))
     run = create_run("dag", state=DagRunState.RUNNING)
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
-        await new.sweep.run_once()
-        while len(new.dirty):
-            await new.schedule.run_once()
+        new = await _visited(assembly)
         set_state("l0_t0", "success")
         left = await new.sweep.run_once()
         assert left.counts["marked"] == 0
@@ -152,10 +158,7 @@ async def test_a_visit_under_way_when_a_change_was_seen_does_not_count(
     write_dags(layered_dag("dag", [2]))
     run = create_run("dag", state=DagRunState.RUNNING)
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
-        await new.sweep.run_once()
-        while len(new.dirty):
-            await new.schedule.run_once()
+        new = await _visited(assembly)
         set_state("l0_t0", "success")
         before = datetime.now(UTC)
         assert (await new.sweep.run_once()).counts["marked"] == 0
