@@ -15,6 +15,7 @@ from airflow import settings as airflow_settings
 from airflow._shared.timezones import timezone
 from airflow.configuration import conf
 
+from async_scheduler.bridge.executor_ends import wait_for_ends
 from async_scheduler.bridge.executor_port import ExecutorPort
 from async_scheduler.bridge.executor_view import ExecutorView
 from async_scheduler.bridge.listeners import ListenerThread, listeners_after_commit
@@ -309,11 +310,11 @@ class Assembly:
         """
         async with asyncio.TaskGroup() as group:
             beating = group.create_task(self._beat_on(), name="heartbeat")
-            ending = [
-                group.create_task(self._end_executor(port, routine), name=f"end {port.name}")
+            ending = {
+                group.create_task(self._end_executor(port, routine), name=f"end {port.name}"): port
                 for port, routine in zip(self.ports, self._executor_routines, strict=True)
-            ]
-            await asyncio.wait(ending)
+            }
+            await wait_for_ends(ending)
             beating.cancel()
 
     async def _beat_on(self) -> None:

@@ -219,6 +219,11 @@ class ExecutorPort:
             self.executor.end()
             self._arrived.append(self.executor.get_event_buffer())
 
+    def doing(self) -> str:
+        """Return, for a log line, how many workloads have no end yet and where the executor's thread is."""
+        without_end = sum(self._outstanding.values())
+        return f"{self.name}: {without_end} workloads without an end; it is in {self._thread.where()}"
+
     def close(self) -> None:
         """Let go of the thread."""
         self._thread.close()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,6 +17,9 @@ from async_scheduler.measure import attribution
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+WHERE_CALLS = 4
+"""So many calls say where a thread is."""
 
 Job = tuple[Future[Any], Callable[[], Any]]
 
@@ -56,6 +62,13 @@ class PurposeThread:
         """Wait until the calls made so far have ended."""
         if self._thread is not None:
             await self.call(lambda: None)
+
+    def where(self) -> str:
+        """Return where in its code the thread is, innermost call first, for people who wonder."""
+        ident = None if self._thread is None else self._thread.ident
+        frame = None if ident is None else sys._current_frames().get(ident)
+        calls = reversed(traceback.extract_stack(frame)[-WHERE_CALLS:]) if frame else ()
+        return " < ".join(f"{call.name} ({Path(call.filename).name}:{call.lineno})" for call in calls)
 
     def close(self) -> None:
         """Let the thread end after the calls it has; do not wait for one that hangs."""

@@ -49,6 +49,9 @@ def create_engine(
 def _connect_args(address: AsyncAddress, pgbouncer: bool) -> dict[str, Any]:
     args, driver = dict(address.connect_args), address.url.get_driver_name()
     if driver == "asyncpg":
+        from async_scheduler.database.asyncpg_types import Connection
+
+        args.setdefault("connection_class", Connection)
         if not address.names_application:
             settings = {"application_name": APPLICATION_NAME, **args.get("server_settings", {})}
             args["server_settings"] = settings
