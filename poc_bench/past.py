@@ -85,7 +85,7 @@ def load_past(dsn: str, task_instances: int) -> None:
             runs = Pattern(cursor, "dag_run", left_out=("id",))
             instances = Pattern(cursor, "task_instance", left_out=())
             repeats = -(-task_instances // len(instances.rows))
-            with _without_indexes(cursor, ("dag_run", "task_instance")):
+            with without_indexes(cursor, ("dag_run", "task_instance")):
                 runs.load(cursor, repeats)
                 instances.load(cursor, repeats)
     finally:
@@ -93,7 +93,7 @@ def load_past(dsn: str, task_instances: int) -> None:
 
 
 @contextmanager
-def _without_indexes(cursor: Any, tables: tuple[str, ...]) -> Iterator[None]:
+def without_indexes(cursor: Any, tables: tuple[str, ...]) -> Iterator[None]:
     """Drop the indexes that no constraint needs, and make them again."""
     cursor.execute(
         "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
