@@ -28,8 +28,8 @@ SELECT 'dag', 'past_' || n, timestamptz '2020-01-01' + n * interval '1 min', '20
        'scheduled', 0, 'not_started' FROM generate_series(1, {runs}) n;
 INSERT INTO task_instance (id, dag_id, task_id, run_id, map_index, state, try_number, pool, pool_slots,
                            updated_at, span_status)
-SELECT lpad(to_hex(100 * n + t), 32, '0')::uuid, 'dag', 'l0_t' || t, 'past_' || n, -1, 'success', 1, 'default_pool', 1, now(),
-       'not_started' FROM generate_series(1, {runs}) n, generate_series(1, 50) t
+SELECT lpad(to_hex(100 * n + t), 32, '0')::uuid, 'dag', 'l0_t' || t, 'past_' || n, -1, 'success', 1,
+       'default_pool', 1, now(), 'not_started' FROM generate_series(1, {runs}) n, generate_series(1, 50) t
 """
 HOT = (
     "running.claim",
