@@ -24,6 +24,7 @@ from airflow.utils.session import create_session
 from sqlalchemy.orm import configure_mappers
 
 from async_scheduler.assembly import Assembly
+from async_scheduler.bridge import executor_ends
 from async_scheduler.database.connections import wait_for_sqlites_writer
 from async_scheduler.database.opening import finds_pooler, refuse_second_scheduler
 from async_scheduler.driver.dump import describe_tasks, describe_threads
@@ -151,7 +152,7 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
             executor = self._started.pop()
             # An executor is a plugin: that its end() fails must not keep the others from ending.
             try:
-                executor.end()
+                executor_ends.end(executor)
             except Exception:
                 log.exception("Exception when executing Executor.end on %s", executor)
 

@@ -16,6 +16,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from async_scheduler.bridge import executor_ends
 from async_scheduler.bridge.executor_log import log_sparingly
 from async_scheduler.bridge.threads import PurposeThread
 from async_scheduler.errors import ExecutorUnresponsive
@@ -216,7 +217,7 @@ class ExecutorPort:
             if self._workloads:
                 self._beat()
         finally:
-            self.executor.end()
+            executor_ends.end(self.executor)
             self._arrived.append(self.executor.get_event_buffer())
 
     def doing(self) -> str:
