@@ -22,6 +22,7 @@ from async_scheduler.routines.redesigned.peers import (
     BUSY,
     LEFT_FOR,
     LOOK_AT,
+    LOOK_AT_LEAST_EVERY,
     LOOK_EVERY,
     NO_STARTS_FOR,
     NOT_SPARED_FOR,
@@ -165,6 +166,30 @@ def test_a_shorter_look_is_not_taken_for_progress(clock: Clock) -> None:
     assert taken(courtesy, waiting[:LOOK_AT]) == []
     clock.now += LEFT_FOR / 2
     assert len(taken(courtesy, waiting)) == 2 * LOOK_AT
+
+
+def test_those_who_go_on_are_looked_at_less_often(clock: Clock) -> None:
+    courtesy = courtesy_of_one(clock)
+    waiting = [left(number, 2) for number in range(40)]
+
+    def look() -> float:
+        """Look, and return the seconds after which a scheduler with enough to do looks again."""
+        assert taken(courtesy, waiting) == []
+        now, after = clock.now, 0.0
+        while not courtesy.look_due(BUSY):
+            clock.now, after = clock.now + 0.25, after + 0.25
+        clock.now = now
+        return after
+
+    pauses = [look()]
+    while len(pauses) < 4:
+        del waiting[0]  # it was queued
+        pauses.append(look())
+    assert pauses == [LOOK_EVERY, 1.0, 2.0, LOOK_AT_LEAST_EVERY]
+    clock.now += LOOK_EVERY
+    assert courtesy.look_due(BUSY - 1), "one with little to do may help"
+    assert not courtesy.look_due(BUSY)
+    assert look() == LOOK_EVERY, "none was queued"
 
 
 def test_who_has_little_to_do_helps_with_what_has_waited(clock: Clock) -> None:

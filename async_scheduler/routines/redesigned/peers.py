@@ -19,8 +19,9 @@ LEFT_FOR = 1.0
 """Seconds for which task instances are left to the scheduler that has their run, while it queues none."""
 NOT_SPARED_FOR = 10.0
 """Seconds for which nothing is left to a scheduler that was late: it is full, busy, paused or dead."""
-LOOK_EVERY = 0.5
-"""Seconds between two looks at what has become of what was left."""
+LOOK_EVERY, LOOK_AT_LEAST_EVERY = 0.5, 2.0
+"""Seconds between two looks at what has become of what was left; a scheduler with enough to do of its own
+looks less often, down to the second, the longer all others go on: each look ranks all that waits."""
 LOOK_AT = 32
 """So many of what is left are looked at by a scheduler with work of its own: enough to see if any goes."""
 BUSY = 16
@@ -147,6 +148,7 @@ class Courtesy:
         self._left: dict[int | None, set[UUID]] = {}
         self._went_on: Counter[int | None] = Counter()
         self._looked = -inf
+        self._look_every = LOOK_EVERY
         self._took = 0.0
         self._not_before = 0.0
 
@@ -154,9 +156,10 @@ class Courtesy:
         """Return the schedulers to which something is left now."""
         return self._peers.spared()
 
-    def look_due(self) -> bool:
-        """Whether it is time to see what has become of what was left."""
-        return self._waited.clock() >= self._looked + LOOK_EVERY
+    def look_due(self, busy: int) -> bool:
+        """Whether it is time to see what has become of what was left, with *busy* queued in this section."""
+        every = LOOK_EVERY if busy < BUSY else self._look_every
+        return self._waited.clock() >= self._looked + every
 
     def judge(self, could_run: Sequence[Candidate], busy: int) -> list[Candidate]:
         """Return those of *could_run* to queue here although they are others'; the rest is left to them.
@@ -167,7 +170,11 @@ class Courtesy:
         theirs: dict[int | None, set[UUID]] = {}
         for one in could_run:
             theirs.setdefault(one.owner, set()).add(one.id)
-        self._went_on.update(owner for owner, left in self._left.items() if left - theirs.get(owner, set()))
+        went_on = {owner for owner, left in self._left.items() if left - theirs.get(owner, set())}
+        self._went_on.update(went_on)
+        all_well = went_on >= self._left.keys() if self._left else not theirs
+        longer = min(2 * self._look_every, LOOK_AT_LEAST_EVERY)
+        self._look_every = longer if all_well and busy >= BUSY else LOOK_EVERY
         late = {owner for owner, _ in self._stalled.late((owner, self._went_on[owner]) for owner in theirs)}
         self._peers.note_late(late)
         waited = self._waited.late(one.id for one in could_run) if busy < BUSY else set()

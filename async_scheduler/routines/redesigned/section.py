@@ -128,7 +128,7 @@ class CriticalSection:
         section.admission = admission
         section.left_over = not exhausted or admission.starved.size() > 0
         await self._queue(tx, section, admitted)
-        if self._courtesy.look_due():
+        if self._courtesy.look_due(len(section.queued)):
             await self._look_at_what_is_left(tx, section, left, others)
         return True
 
