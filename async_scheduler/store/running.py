@@ -18,6 +18,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    not_,
     select,
 )
 
@@ -34,7 +35,7 @@ from async_scheduler.store.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -149,6 +150,8 @@ def due(dialect: Dialect) -> Select[Any]:
 def fingerprint(dialect: Dialect) -> Select[Any]:
     """Select, for each run that may be claimed, what changes when its task instances do, or its dag.
 
+    Those examined last by one of the jobs *owners* are left out.
+
     Counted are the states that decisions depend on. A running instance is left out: its heartbeats touch
     the row. The sum of modification times, unlike the latest one, also shows a change that was stamped
     before others but committed after them. The latest dag version shows that the dag has another one: its
@@ -173,6 +176,7 @@ def fingerprint(dialect: Dialect) -> Select[Any]:
             RUN.c.run_after <= func.now(),
             DAG.c.is_paused == false(),
             DAG.c.is_stale == false(),
+            not_(among(func.coalesce(RUN.c.scheduled_by_job_id, 0, type_=Integer), "owners", dialect)),
         )
         .group_by(RUN.c.id)
     )
@@ -196,10 +200,29 @@ class Seen(NamedTuple):
     fingerprint: tuple[Any, ...]
 
 
-async def fingerprints(session: AsyncSession) -> dict[int, Seen]:
-    """Return the fingerprint of every run that may be claimed, by run id. Locks nothing."""
-    rows = await session.execute(fingerprint(dialect_of(session)))
+async def fingerprints(session: AsyncSession, left_out: Collection[int] = ()) -> dict[int, Seen]:
+    """Return the fingerprint of every run that may be claimed, by run id. Locks nothing.
+
+    :param left_out: the ids of jobs; runs that one of them examined last are not looked at.
+    """
+    rows = await session.execute(fingerprint(dialect_of(session)), {"owners": sorted(left_out)})
     return {run: Seen(owner, decided, tuple(parts)) for run, owner, decided, *parts in rows.all()}
+
+
+@statement
+def examined(dialect: Dialect) -> Select[Any]:
+    """Select when each of the jobs *owners* examined last what is still a running run of its own."""
+    return (
+        select(RUN.c.scheduled_by_job_id, func.max(RUN.c.last_scheduling_decision))
+        .where(RUN.c.state == "running", among(RUN.c.scheduled_by_job_id, "owners", dialect))
+        .group_by(RUN.c.scheduled_by_job_id)
+    )
+
+
+async def last_examined(session: AsyncSession, owners: Collection[int]) -> dict[int, datetime]:
+    """Return when each of these jobs examined a run last, of those that are running. Locks nothing."""
+    rows = await session.execute(examined(dialect_of(session)), {"owners": sorted(owners)})
+    return {owner: at for owner, at in rows.all() if at is not None}
 
 
 @statement

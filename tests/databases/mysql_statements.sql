@@ -278,13 +278,18 @@ SELECT dag_run.id
 FROM dag_run USE INDEX (idx_dag_run_running_dags) INNER JOIN dag ON dag.dag_id = dag_run.dag_id
 WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false;
 
+-- running.examined
+SELECT dag_run.scheduled_by_job_id, max(dag_run.last_scheduling_decision) AS max_1
+FROM dag_run
+WHERE dag_run.state = %s AND dag_run.scheduled_by_job_id IN (__[POSTCOMPILE_owners]) GROUP BY dag_run.scheduled_by_job_id;
+
 -- running.fingerprint
 SELECT dag_run.id, dag_run.scheduled_by_job_id, dag_run.last_scheduling_decision, count(CASE WHEN (coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2])) THEN CAST(unix_timestamp(task_instance.updated_at) * %s AS SIGNED INTEGER) END) AS count_1, sum(CASE WHEN (coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2])) THEN CAST(unix_timestamp(task_instance.updated_at) * %s AS SIGNED INTEGER) END) AS sum_1, (SELECT dag_version.id
 FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
  LIMIT %s) AS anon_1
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id LEFT OUTER JOIN task_instance ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id
-WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false GROUP BY dag_run.id;
+WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false AND (coalesce(dag_run.scheduled_by_job_id, %s) NOT IN (__[POSTCOMPILE_owners])) GROUP BY dag_run.id;
 
 -- running.touch
 UPDATE dag_run SET last_scheduling_decision=%s, updated_at=%s, scheduled_by_job_id=CASE WHEN (dag_run.id IN (__[POSTCOMPILE_kept])) THEN dag_run.scheduled_by_job_id ELSE %s END WHERE dag_run.id IN (__[POSTCOMPILE_touched]);

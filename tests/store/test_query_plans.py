@@ -34,6 +34,7 @@ SELECT lpad(to_hex(100 * n + t), 32, '0')::uuid, 'dag', 'l0_t' || t, 'past_' || 
 HOT = (
     "running.claim",
     "running.fingerprint",
+    "running.examined",
     "running.unverified",
     "running.touch",
     "running.close",

@@ -114,17 +114,20 @@ class DirtyRuns:
         """Return what :meth:`see` may judge by the answer to a question asked after this."""
         return Looked(frozenset(self._known), frozenset(self._missed))
 
-    def see(self, running: Collection[int], looked: Looked) -> int:
+    def see(self, running: Collection[int], looked: Looked, *, whole: bool = True) -> int:
         """Learn which runs can be claimed; return how many of those missed are marked again.
 
         What is known of runs that ended or were paused is dropped.
+
+        :param whole: whether those are all; else nothing is learnt of any other run.
         """
-        self._missed -= looked.missed
-        for run in looked.known.difference(running):
+        found = looked.missed.intersection(running)
+        self._missed -= looked.missed if whole else found
+        for run in looked.known.difference(running) if whole else ():
             self._known.pop(run, None)
             self._due_of.pop(run, None)
             self._apart.pop(run, None)
-        return self.mark(looked.missed.intersection(running))
+        return self.mark(found)
 
     def due_in(self, now: datetime) -> float | None:
         """Return the seconds until a run can be taken, 0 if one can, None if nothing is asked for.

@@ -12,10 +12,10 @@ from async_scheduler.database.transaction import Sessions, transaction
 from async_scheduler.driver.routine import Outcome
 from async_scheduler.routines.redesigned.peers import Peers
 from async_scheduler.store.jobs import load_alive
-from async_scheduler.store.running import Seen, fingerprints
+from async_scheduler.store.running import Seen, fingerprints, last_examined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,19 +24,20 @@ if TYPE_CHECKING:
 
 PEERS_EVERY = 5.0
 """Seconds between two looks at which other schedulers are alive; sooner if the probe sees one come or go."""
-LEFT_FOR_SWEEPS = 5
-"""Sweeps for which a change is left to a scheduler that examines other runs meanwhile: it has much to do."""
-
+OTHERS_EVERY = 3
+"""One of so many sweeps looks at the runs of schedulers that are at work too; they do so each time."""
+LEFT_FOR_LOOKS = 2
+"""So often a change is seen and left to a scheduler that examines other runs meanwhile: it has much to do."""
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class Left(NamedTuple):
-    """A changed run that is left: when it had been examined last, when it was seen, for how many sweeps."""
+    """A changed run that is left: when it had been examined last, when it was seen, and how often."""
 
     examined_at: datetime | None
     seen_at: datetime
-    sweeps: int
+    looks: int
 
     def is_over(self, seen: Seen, *, here: bool) -> bool:
         """Whether it was examined since. A visit here must have begun after; others' clocks say nothing."""
@@ -60,8 +61,9 @@ class Sweep:
     A run that was examined between two sweeps has events that bring further visits: when it has changed, it
     is marked only if no visit has begun until the next sweep.
 
-    A change in a run of another live scheduler is that one's to find. The run is marked here when the other
-    has examined none of its runs until the next sweep, or not this one for some sweeps.
+    A change in a run of another live scheduler is that one's to find. While it is at work only some sweeps
+    look at its runs. One is marked here when the other has examined none of its runs until the next look, or
+    not this one for some.
 
     :param alive_within: seconds since its last heartbeat for which another scheduler counts as alive.
     """
@@ -84,10 +86,11 @@ class Sweep:
         self._peers = peers or Peers()
         self._alive_within = timedelta(seconds=alive_within)
         self._peers_due = 0.0
-        self._seen: Mapping[int, Seen] = {}
+        self._seen: dict[int, Seen] = {}
+        self._sweeps = -1
         self._left: dict[int, Left] = {}
         self._examined: dict[int, datetime] = {}
-        """When each scheduler had examined a run last."""
+        """When each other scheduler had examined a run last."""
         self._last_everything = monotonic()
 
     async def run_once(self) -> Outcome:
@@ -95,17 +98,28 @@ class Sweep:
         looked = self._dirty.before_looking()
         async with transaction(self._sessions) as tx:
             one_gone = await self._look_for_peers(tx.session)
-            found = await fingerprints(tx.session)
+            everything = one_gone or monotonic() - self._last_everything >= self._everything_after
+            at_work = await self._at_work(tx.session)
+            left_out = frozenset() if everything else self._left_out(at_work)
+            found = await fingerprints(tx.session, left_out)
             looked_at = timezone.utcnow()
             await self._plans.revalidate(tx.session)
-        changed = list(self._changed(found, looked_at))
-        if one_gone or monotonic() - self._last_everything >= self._everything_after:
+        if not left_out:
+            self._seen = {run: self._seen[run] for run in found.keys() & self._seen.keys()}
+        changed = list(self._changed(found, looked_at, at_work))
+        if everything:
             self._last_everything = monotonic()
             changed = list(found)
-        self._seen = found
-        marked = self._dirty.see(found, looked) + self._dirty.mark(changed)
+        self._seen |= found
+        marked = self._dirty.see(found, looked, whole=not left_out) + self._dirty.mark(changed)
         # What is left may still have to be done here: an idle scheduler must not end before it is known.
         return Outcome({"running": len(found), "marked": marked}, progressed=bool(marked or self._left))
+
+    def _left_out(self, at_work: frozenset[int]) -> frozenset[int]:
+        """Return the schedulers whose runs this sweep does not look at."""
+        spared = self._peers.spared() & at_work
+        self._sweeps = self._sweeps + 1 if spared else -1
+        return spared if self._sweeps % OTHERS_EVERY else frozenset()
 
     async def _look_for_peers(self, session: AsyncSession) -> bool:
         """Learn from time to time which schedulers are alive; return whether one is gone."""
@@ -115,30 +129,30 @@ class Sweep:
         self._peers_due = monotonic() + PEERS_EVERY
         return self._peers.see(alive.everybody, alive.fellows)
 
-    def _changed(self, found: Mapping[int, Seen], looked_at: datetime) -> Iterator[int]:
+    def _changed(
+        self, found: Mapping[int, Seen], looked_at: datetime, at_work: Collection[int]
+    ) -> Iterator[int]:
         """Yield the runs to look at; note those that are left, to others or to the events of their own."""
-        at_work = self._at_work(found)
-        left, self._left = self._left, {}
+        left = self._left
+        self._left = {run: one for run, one in left.items() if run in self._seen and run not in found}
         for run, seen in found.items():
             before, waiting = self._seen.get(run), left.get(run)
             here = not self._peers.has(seen.examined_by)
             if waiting is not None and not waiting.is_over(seen, here=here):
-                sweeps = waiting.sweeps + 1
-                leave = not here and seen.examined_by in at_work and sweeps <= LEFT_FOR_SWEEPS
+                looks = waiting.looks + 1
+                leave = not here and seen.examined_by in at_work and looks <= LEFT_FOR_LOOKS
             elif before is None or before.fingerprint != seen.fingerprint:
-                sweeps, leave = 1, not here or _is_lively(before, seen)
+                looks, leave = 1, not here or _is_lively(before, seen)
             else:
                 continue
             if leave:
-                self._left[run] = Left(seen.examined_at, looked_at, sweeps)
+                self._left[run] = Left(seen.examined_at, looked_at, looks)
             else:
                 yield run
 
-    def _at_work(self, found: Mapping[int, Seen]) -> set[int]:
-        """Return the schedulers that have examined a run since the last sweep."""
-        before, self._examined = self._examined, {}
-        for seen in found.values():
-            owner, at = seen.examined_by, seen.examined_at
-            if owner is not None and at is not None and at > self._examined.get(owner, LONG_AGO):
-                self._examined[owner] = at
-        return {owner for owner, at in self._examined.items() if at > before.get(owner, LONG_AGO)}
+    async def _at_work(self, session: AsyncSession) -> frozenset[int]:
+        """Return the other schedulers that have examined a run since the last sweep."""
+        if not self._peers.others:
+            return frozenset()
+        before, self._examined = self._examined, await last_examined(session, self._peers.others)
+        return frozenset(owner for owner, at in self._examined.items() if at > before.get(owner, LONG_AGO))
