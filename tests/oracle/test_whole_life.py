@@ -176,8 +176,11 @@ def test_both_come_to_the_same_end(airflow_db: Database, story: tuple[tuple[Step
 
 
 @pytest.mark.deep
+@pytest.mark.parametrize("part", range(3), ids="abc".__getitem__)  # side by side: an example waits a lot
 @given(story=stories())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.timeout(3000)
-def test_both_come_to_the_same_end_deeply(airflow_db: Database, story: tuple[tuple[Step, ...], bool]) -> None:
+def test_both_come_to_the_same_end_deeply(
+    airflow_db: Database, part: int, story: tuple[tuple[Step, ...], bool]
+) -> None:
     agree(*story)
