@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from airflow import settings as airflow_settings
@@ -241,6 +242,8 @@ class Assembly:
     def _driver(
         self, routine: Routine, schedule: Schedule, timeout: float | Literal["as set"] | None = "as set"
     ) -> RoutineDriver:
+        if schedule.core and self._scheduler.num_runs > 0:
+            schedule = replace(schedule, longest=self._idle)  # a round waits for each of them
         return RoutineDriver(
             routine,
             schedule,

@@ -47,7 +47,7 @@ class Rounds:
             return
         if routine not in self._core:
             return
-        self._idle = self._idle and not outcome.progressed
+        self._idle = self._idle and (not outcome.progressed or outcome.precaution)
         self._missing.discard(routine)
         if not self._missing:
             self._end_round()

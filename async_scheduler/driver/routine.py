@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 
@@ -14,7 +15,8 @@ class Outcome:
     ``counts`` – things done, by name, for metrics; ``progressed`` – followers have something new to look
     at; ``more`` – there is more to do at once, so the routine runs again without waiting; ``due_in`` –
     seconds until it should look again, where that differs from its interval; ``wakes`` – the followers to
-    wake, where they differ from those of its schedule.
+    wake, where they differ from those of its schedule; ``precaution`` – followers are to look although nothing
+    is known to be new, which makes no idle scheduler a busy one.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -22,6 +24,7 @@ class Outcome:
     more: bool = False
     due_in: float | None = None
     wakes: tuple[str, ...] | None = None
+    precaution: bool = False
 
 
 NOTHING = Outcome()
@@ -46,7 +49,8 @@ class Schedule:
     not march in step. ``core`` routines make up a round, the unit of ``--num-runs``. ``non_fatal``: an error
     that a retry cannot mend is logged instead of ending the scheduler. ``wakes``: the routines to wake when a
     pass made progress. ``woken_as``: the name under which it is woken, its own if empty; where several
-    routines go by one name, the first that is not at work already is woken.
+    routines go by one name, the first that is not at work already is woken. ``longest``: no wait is longer,
+    whatever a pass reports, for example where rounds are counted and each waits for all routines.
     """
 
     interval: float
@@ -56,3 +60,4 @@ class Schedule:
     non_fatal: bool = False
     wakes: tuple[str, ...] = ()
     woken_as: str = ""
+    longest: float = inf

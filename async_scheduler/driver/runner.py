@@ -115,6 +115,7 @@ class RoutineDriver:
             self.at_work = False
         self.passes += 1
         interval = self.schedule.interval if outcome.due_in is None else outcome.due_in
+        interval = min(interval, self.schedule.longest)
         spread = interval * self.schedule.jitter
         self._next_due = monotonic() + interval + random.uniform(-spread, spread)
         if outcome.progressed:

@@ -107,13 +107,17 @@ class Sweep:
         if not left_out:
             self._seen = {run: self._seen[run] for run in found.keys() & self._seen.keys()}
         changed = list(self._changed(found, looked_at, at_work))
-        if everything:
-            self._last_everything = monotonic()
+        if one_gone:
             changed = list(found)
         self._seen |= found
         marked = self._dirty.see(found, looked, whole=not left_out) + self._dirty.mark(changed)
         # What is left may still have to be done here: an idle scheduler must not end before it is known.
-        return Outcome({"running": len(found), "marked": marked}, progressed=bool(marked or self._left))
+        news = bool(marked or self._left)
+        if everything:
+            self._last_everything = monotonic()
+            marked += self._dirty.mark(found)
+        counts = {"running": len(found), "marked": marked}
+        return Outcome(counts, progressed=news or marked > 0, precaution=not news)
 
     def _left_out(self, at_work: frozenset[int]) -> frozenset[int]:
         """Return the schedulers whose runs this sweep does not look at."""
