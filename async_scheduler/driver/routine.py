@@ -15,8 +15,8 @@ class Outcome:
     ``counts`` – things done, by name, for metrics; ``progressed`` – followers have something new to look
     at; ``more`` – there is more to do at once, so the routine runs again without waiting; ``due_in`` –
     seconds until it should look again, where that differs from its interval; ``wakes`` – the followers to
-    wake, where they differ from those of its schedule; ``precaution`` – followers are to look although nothing
-    is known to be new, which makes no idle scheduler a busy one.
+    wake, where they differ from those of its schedule; ``precaution`` – followers are to look
+    although nothing is known to be new, which makes no idle scheduler a busy one.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import select, update
 
+from async_scheduler.routines.redesigned import next_visits
 from async_scheduler.runner import AsyncSchedulerJobRunner
 from tests.redesigned.test_stages import REDESIGNED, run_states, states
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -36,6 +38,22 @@ def test_runs_come_to_their_end(airflow_db: Database, mode: Mode) -> None:
     assert states() == {"success": 4 * 8}
     assert set(executor.runs.values()) == {1}
     assert not executor.unqueued
+
+
+@pytest.mark.parametrize("mode", ["concurrent", "sequential", "shared_session"])
+def test_a_run_that_the_one_before_holds_back_keeps_it_from_no_end(
+    airflow_db: Database, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a run is looked at again after a while, and all are from time to time: a round waits for neither."""
+    write_dags(layered_dag("held", [1], default_args={"depends_on_past": True}))
+    create_run("held", 0, state="failed")
+    with create_session() as session:
+        session.execute(update(TaskInstance).values(state="failed"))
+    create_run("held", 1)
+    monkeypatch.setattr(next_visits, "BLOCKED_LOOK_AGAIN", timedelta(days=1))
+    settings = replace(REDESIGNED, mode=mode, examine_all_interval=0.0)
+    run_until_idle([InstantExecutor()], settings, idle_rounds=8)
+    assert sorted(run_states()) == ["failed", "running"]
 
 
 @pytest.mark.parametrize("mode", ["concurrent", "sequential", "shared_session"])

@@ -275,6 +275,13 @@ def test_limit_counts_rounds_or_idle_rounds_in_a_row(only_idle: bool, at: int) -
     assert reached[0] == at
 
 
+def test_looking_again_to_be_safe_makes_no_idle_scheduler_busy() -> None:
+    rounds = Rounds("a", 3, True, lambda _: None, lambda: None)
+    for progressed, precaution in ((False, False), (True, True), (True, False), (True, True)):
+        rounds.passed("a", Outcome(progressed=progressed, precaution=precaution))
+    assert rounds.idle_in_a_row == 1
+
+
 def test_the_first_round_begins_when_what_comes_first_has_passed() -> None:
     reached: list[int] = []
     rounds = Rounds(
