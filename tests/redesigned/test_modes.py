@@ -44,7 +44,7 @@ def test_runs_come_to_their_end(airflow_db: Database, mode: Mode) -> None:
 def test_a_run_that_the_one_before_holds_back_keeps_it_from_no_end(
     airflow_db: Database, mode: Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a run is looked at again after a while, and all are from time to time: a round waits for neither."""
+    """It is looked at again after a while, and all are from time to time: no round waits for that."""
     write_dags(layered_dag("held", [1], default_args={"depends_on_past": True}))
     create_run("held", 0, state="failed")
     with create_session() as session:
