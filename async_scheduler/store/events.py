@@ -8,10 +8,10 @@ from sqlalchemy import and_, bindparam, literal_column, select, true
 
 from async_scheduler.store.connection import run_on_connection
 from async_scheduler.store.dialect import Dialect, among, dialect_of, given, keyed, keys, statement
-from async_scheduler.store.tables import INSTANCE, RUN
+from async_scheduler.store.tables import INSTANCE, RESCHEDULE, RUN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -103,6 +103,19 @@ async def load_reported(session: AsyncSession, wanted: Mapping[Key, UUID | None]
         rows = await session.execute(reported_by_key(dialect), keys("keys", list(missing), dialect))
         found += [ReportedRow._make(row) for row in rows]
     return found
+
+
+@statement
+def rescheduled(dialect: Dialect) -> Select[Any]:
+    """Select those of the task instances *ids* that their present try has rescheduled."""
+    c = RESCHEDULE.c
+    return select(c.ti_id).where(among(c.ti_id, "ids", dialect)).distinct()
+
+
+async def load_rescheduled(session: AsyncSession, instances: Collection[UUID]) -> set[UUID]:
+    """Return those of *instances* that have been rescheduled in the try they are in. Locks nothing."""
+    rows = await session.scalars(rescheduled(dialect_of(session)), {"ids": sorted(instances)})
+    return set(rows.all())
 
 
 @statement

@@ -89,6 +89,11 @@ SELECT dag_run.id, task_instance.dag_id, task_instance.task_id, task_instance.ru
 FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id
 WHERE (task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index) IN (__[POSTCOMPILE_keys]);
 
+-- events.rescheduled
+SELECT DISTINCT task_reschedule.ti_id
+FROM task_reschedule
+WHERE task_reschedule.ti_id IN (__[POSTCOMPILE_ids]);
+
 -- expansion.become_first
 UPDATE task_instance SET map_index=%s, updated_at=%s WHERE task_instance.id IN (__[POSTCOMPILE_ids]) AND task_instance.map_index = %s AND coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2]);
 

@@ -12,6 +12,7 @@ import pytest
 from airflow.models.callback import Callback
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskreschedule import TaskReschedule
 from airflow.utils.session import create_session
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -82,6 +83,8 @@ class Worker(InstantExecutor):
             )
             if not started.rowcount:
                 self.unqueued.append(key)
+            if values["state"] == "up_for_reschedule":
+                session.add(TaskReschedule(ti_id=ti_id, start_date=now, end_date=now, reschedule_date=now))
         self.change_state(key, "failed" if end == "failed" else "success")
 
 

@@ -6,8 +6,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow._shared.timezones import timezone
 from airflow.models.taskinstance import TaskInstance, uuid7
 from airflow.models.taskinstancekey import TaskInstanceKey
+from airflow.models.taskreschedule import TaskReschedule
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import select, update
@@ -89,6 +91,24 @@ async def test_an_event_for_a_task_that_another_scheduler_queued_again_changes_n
         store("queued", job=4711)
         assert await process(assembly, (key(), FAILED, None)) == 1
     assert states() == {"queued": 1}
+
+
+@pytest.mark.parametrize(
+    ("rescheduled", "event", "end"),
+    [(True, SUCCESS, "scheduled"), (True, FAILED, "failed"), (False, SUCCESS, "failed")],
+)
+async def test_a_sensor_scheduled_again_before_its_stay_before_is_reported_is_not_taken_for_killed(
+    airflow_db: Database, rescheduled: bool, event: Any, end: str
+) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        store("scheduled", job=assembly.redesigned._scheduler.job.id)  # type: ignore[union-attr]
+        if rescheduled:
+            now = timezone.utcnow()
+            with create_session() as session:
+                session.add(TaskReschedule(session.scalars(select(TaskInstance.id)).one(), now, now, now))
+        assert await process(assembly, (key(), event, None)) == 1
+        assert assembly.ports[0].events == {}
+    assert states() == {end: 1}
 
 
 async def test_an_event_of_an_earlier_try_changes_nothing(airflow_db: Database) -> None:

@@ -13,10 +13,16 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 
 from async_scheduler.database.transaction import Sessions, transaction
 from async_scheduler.routines.executor import RunExecutor
-from async_scheduler.store.events import ReportedRow, load_reported, set_external_ids
+from async_scheduler.store.events import (
+    ReportedRow,
+    load_reported,
+    load_rescheduled,
+    set_external_ids,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+    from uuid import UUID
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
@@ -104,6 +110,7 @@ class RunExecutorInSets(RunExecutor):
         events = dict(self._port.events)
         ended, started = _split(events)
         settled: list[Any] = []
+        rescheduled: set[UUID] = set()
         if ended or started:
             async with transaction(self._sessions) as tx:
                 if started:
@@ -111,7 +118,9 @@ class RunExecutorInSets(RunExecutor):
                     await set_external_ids(tx.session, given)
                 known = {key.primary: self._port.id_of(key) for key in ended}
                 rows = await load_reported(tx.session, known) if ended else []
-            settled = [*started, *self._settle(ended, rows)]
+                if scheduled := [row.id for row in rows if row.state == "scheduled"]:
+                    rescheduled = await load_rescheduled(tx.session, scheduled)
+            settled = [*started, *self._settle(ended, rows, rescheduled)]
         for key in settled:
             self._port.settle(key, events[key])
         processed = len(settled) + await super().process_events()
@@ -120,13 +129,15 @@ class RunExecutorInSets(RunExecutor):
         self._contradicting.clear()
         return processed
 
-    def _settle(self, ended: dict[TaskInstanceKey, Any], rows: list[ReportedRow]) -> list[TaskInstanceKey]:
+    def _settle(
+        self, ended: dict[TaskInstanceKey, Any], rows: list[ReportedRow], rescheduled: Collection[UUID]
+    ) -> list[TaskInstanceKey]:
         """Return the events that agree with the database, or whose task instance is gone; mark the runs."""
         found = {row.key: row for row in rows}
         agreeing = []
         for key, (state, _) in ended.items():
             row = found.get(key.primary)
-            if row is not None and row.try_number == key.try_number and row.state in STILL_ACTIVE:
+            if row is not None and _contradicts(row, key, state, rescheduled):
                 self._contradicting.add(row.run)
                 continue
             if row is not None:
@@ -171,6 +182,18 @@ def _described(row: ReportedRow) -> str:
     """Return what ``TaskInstance.__repr__`` says."""
     index = f"map_index={row.map_index} " if row.map_index >= 0 else ""
     return f"<TaskInstance: {row.dag_id}.{row.task_id} {row.run_id} {index}[{row.state}] ti_id={row.id}>"
+
+
+def _contradicts(row: ReportedRow, key: TaskInstanceKey, state: Any, rescheduled: Collection[UUID]) -> bool:
+    """Whether the executor is done with a try that the database has under way: it may have been killed.
+
+    A sensor that has rescheduled itself may be scheduled again, for the same try, before the good end of its
+    stay before is told. Airflow's code would take it for killed; of tasks that resume it knows better.
+    """
+    if row.try_number != key.try_number or row.state not in STILL_ACTIVE:
+        return False
+    is_success = str(getattr(state, "value", state)) == "success"
+    return not (is_success and row.state == "scheduled" and row.id in rescheduled)
 
 
 def _line(row: ReportedRow) -> tuple[Any, ...]:
