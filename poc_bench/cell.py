@@ -12,6 +12,7 @@ from poc_bench.errors import CellFailure
 from poc_bench.executor import wire
 from poc_bench.link.linked import LinkedDatabase
 from poc_bench.observation import Observation
+from poc_bench.probes.counters import counters_file
 from poc_bench.probes.cpu import CpuMeter
 from poc_bench.probes.driver import COUNTERS_DIRECTORY
 from poc_bench.processes import Child, module
@@ -108,8 +109,7 @@ class Cell:
         used = meter.read()
         peak = max(child.peak_rss_mib() for child in self._schedulers)
         profiles = profiler.stop() if profiler else []
-        for child in self._children():
-            child.end()
+        self._end_all()
         workers = self._workers.figures(database)
         return Observation(
             opened=opened,
@@ -131,6 +131,21 @@ class Cell:
             link=self._link.figures() if self._link else None,
             profiles=[str(file) for file in profiles],
         )
+
+    def _end_all(self) -> None:
+        """End the schedulers and then what they depend on.
+
+        :raises CellFailure: when a scheduler had to be ended by force, and so left no counts.
+        """
+        for child in self._schedulers:
+            code = child.end()
+            if not (self._site.folder / "counters" / counters_file(child.pid)).exists():
+                raise CellFailure(
+                    f"{child.name} left no counts: asked to end, it did so with exit code {code}: "
+                    f"{child.last_line()}"
+                )
+        for child in self._children():
+            child.end()
 
     def _other_commits(self, workers: dict[str, Any], database: CellDatabase) -> int | None:
         if workers["commits"] is None:

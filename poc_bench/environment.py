@@ -33,6 +33,7 @@ FIXED = {
     "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONFAULTHANDLER": "1",  # a process that is aborted tells where each of its threads was
     "PYTHONWARNINGS": "ignore",
 }
 """What all arms share. The executor takes up to 1,024 tasks at once, so that it is not what is measured."""

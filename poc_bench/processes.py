@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+ABORT_GRACE = 10.0
+"""Seconds for a process that is aborted to write where its threads were."""
+
+
 def module(*arguments: str) -> list[str]:
     """Return the command that runs a module with this Python."""
     return [sys.executable, "-m", *arguments]
@@ -79,17 +83,22 @@ class Child:
             return self.end()
 
     def end(self, grace: float = 120.0, politely: signal.Signals = signal.SIGTERM) -> int:
-        """Send SIGTERM (or *politely*), after *grace* seconds SIGKILL, also to what the process has started.
+        """Send SIGTERM (or *politely*), again after half of *grace* seconds, then end what is left by force.
+
+        Asked again, because the stock scheduler can lose the first one: its handler raises ``SystemExit``
+        wherever the process happens to be, and Python drops what is raised in a weak reference's callback or
+        a finaliser. SIGABRT comes before SIGKILL, so that the log shows where each thread was.
 
         Returns the exit code.
         """
         family = self._family()
-        if self._process.poll() is None:
-            self._process.send_signal(politely)
-        try:
-            self._process.wait(grace)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        steps = ((politely, grace / 2), (politely, grace / 2), (signal.SIGABRT, ABORT_GRACE))
+        for number, patience in steps:
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+        self._process.kill()
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()

@@ -25,7 +25,13 @@ FIELDS = (
     "seconds",
     "busy_seconds",
 )
+
 _INDEX = {name: index for index, name in enumerate(FIELDS)}
+
+
+def counters_file(process: int) -> str:
+    """Return the name of the file that a process of this id leaves."""
+    return f"counters-{process}.json"
 
 
 class Counters:
@@ -84,4 +90,4 @@ class Counters:
             "sqlstates": self._sqlstates,
             "stats": self._stats,
         }
-        (folder / f"counters-{os.getpid()}.json").write_text(json.dumps(content))
+        (folder / counters_file(os.getpid())).write_text(json.dumps(content))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ import pytest
 from poc_bench import record
 from poc_bench.arms import ARMS, SYNC, Arm
 from poc_bench.cli import INTERRUPTED, main
+from poc_bench.environment import FIXED
+from poc_bench.processes import Child
 from tests.bench.crashing import EXIT_CODE
 from tests.cluster.leftovers import still_running
 
@@ -65,6 +68,65 @@ def test_a_crash_gives_a_failed_cell_with_its_log(
     assert [log.name for log in (out / "logs").glob("*crash*/scheduler-0.log")] == ["scheduler-0.log"]
     assert list(temporary.iterdir()) == []
     assert databases(postgres) == set()
+
+
+def test_a_scheduler_without_counts_gives_a_failed_cell(
+    database: Database, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = {"AIRFLOW__CORE__EXECUTOR": "tests.bench.crashing.CrashingAtTheEnd"}
+    monkeypatch.setitem(ARMS, "crash", Arm("crash", "dies at its end", SYNC, executor))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    out = tmp_path / "out"
+    assert main([*SMALL, "--arm", "crash", "--db", database.url("psycopg2"), "--out", str(out)]) == 1
+
+    (cell,) = (cell for cell in record.read(out).cells if cell.arm != "floor")
+    assert cell.failure is not None
+    assert cell.failure.startswith(
+        f"scheduler 0 left no counts: asked to end, it did so with exit code {EXIT_CODE}"
+    )
+
+
+DROPS_THE_FIRST = """
+import signal, sys, time, weakref
+class Thing: pass
+def leave(*_): sys.exit(0)
+def leave_in_a_finaliser(*_):
+    signal.signal(signal.SIGTERM, leave)
+    thing = Thing()
+    reference = weakref.ref(thing, leave)
+    del thing
+signal.signal(signal.SIGTERM, leave_in_a_finaliser)
+print("ready", flush=True)
+time.sleep(600)
+"""
+IGNORES_ALL = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def deep_in_thought(): time.sleep(600)
+print("ready", flush=True)
+deep_in_thought()
+"""
+
+
+def child_running(code: str, folder: Path) -> Child:
+    child = Child("child", [sys.executable, "-c", code], {**os.environ, **FIXED}, folder)
+    while child.last_line() != "ready":
+        assert child.exit_code is None, child.last_line()
+        time.sleep(0.05)
+    return child
+
+
+def test_an_exit_raised_where_python_drops_it_is_asked_for_again(tmp_path: Path) -> None:
+    child = child_running(DROPS_THE_FIRST, tmp_path)
+    assert child.end(grace=20) == 0
+    assert "SystemExit" in child.log.read_text()
+
+
+def test_who_does_not_end_is_aborted_and_tells_where_it_was(tmp_path: Path) -> None:
+    child = child_running(IGNORES_ALL, tmp_path)
+    assert child.end(grace=0.2) == -signal.SIGABRT
+    assert "deep_in_thought" in child.log.read_text()
 
 
 @pytest.fixture
