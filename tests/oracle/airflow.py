@@ -97,14 +97,16 @@ class Oracle:
     @contextmanager
     def run(self, dag: Dag, serialized: Any) -> Iterator[Any]:
         """Store a running run of *dag* in its states; yield a session and the run; delete it after."""
-        with self._session() as session:
-            dag_run = _store(session, dag, serialized)
-            session.commit()
-            yield session, dag_run
-        with self._session() as session:
-            for table in _tables():
-                session.execute(delete(table))
-            session.commit()
+        try:
+            with self._session() as session:
+                dag_run = _store(session, dag, serialized)
+                session.commit()
+                yield session, dag_run
+        finally:  # what one example raises must not be blamed on all that come after it
+            with self._session() as session:
+                for table in _tables():
+                    session.execute(delete(table))
+                session.commit()
 
     def rest(self, dag: Dag, serialized: Any) -> Rest:
         """Pass over the run of *dag* until a pass changes nothing more."""

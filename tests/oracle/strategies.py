@@ -67,6 +67,9 @@ def with_map(draw: st.DrawFn, task: Task, number: int, before: list[Task]) -> Ta
     states = st.sampled_from((None, None, None, "success", "success", "failed", "skipped", "running"))
     indexes = tuple(draw(st.lists(states, min_size=count, max_size=count))) if expanded else ()
     plain = replace(task, kind="plain", role="work", followed=None, skipped=None)
+    if not expanded and plain.state == "up_for_retry":
+        # Nothing of it can have run. Airflow would copy the retry, without its end, and raise over it.
+        plain = replace(plain, state=None, try_number=0)
     return replace(plain, upstream=tuple(sorted(upstream)), mapped=mapped, indexes=indexes)
 
 
