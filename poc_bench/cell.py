@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ class Cell:
         environment = site.environment(extra, self._start_link() if site.key.rtt else None)
         for number in range(site.key.processes):
             child = Child(f"scheduler {number}", module(*site.key.arm.command), environment, site.folder)
-            self._stack.callback(child.end)
+            self._stack.callback(child.end, dump=signal.SIGUSR2)
             self._schedulers.append(child)
 
     def _start_link(self) -> Address:
@@ -138,7 +139,7 @@ class Cell:
         :raises CellFailure: when a scheduler had to be ended by force, and so left no counts.
         """
         for child in self._schedulers:
-            code = child.end()
+            code = child.end(dump=signal.SIGUSR2)
             if not (self._site.folder / "counters" / counters_file(child.pid)).exists():
                 raise CellFailure(
                     f"{child.name} left no counts: asked to end, it did so with exit code {code}: "

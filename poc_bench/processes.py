@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+DUMP_GRACE = 5.0
+"""Seconds for a process to log what it is at."""
 ABORT_GRACE = 10.0
 """Seconds for a process that is aborted to write where its threads were."""
 
@@ -82,17 +84,25 @@ class Child:
         except subprocess.TimeoutExpired:
             return self.end()
 
-    def end(self, grace: float = 120.0, politely: signal.Signals = signal.SIGTERM) -> int:
+    def end(
+        self,
+        grace: float = 120.0,
+        politely: signal.Signals = signal.SIGTERM,
+        dump: signal.Signals | None = None,
+    ) -> int:
         """Send SIGTERM (or *politely*), again after half of *grace* seconds, then end what is left by force.
 
         Asked again, because the stock scheduler can lose the first one: its handler raises ``SystemExit``
         wherever the process happens to be, and Python drops what is raised in a weak reference's callback or
-        a finaliser. SIGABRT comes before SIGKILL, so that the log shows where each thread was.
+        a finaliser. Before that *dump* asks the process to log what it is at; before SIGKILL comes SIGABRT,
+        so that the log shows where each thread was.
 
         Returns the exit code.
         """
         family = self._family()
-        steps = ((politely, grace / 2), (politely, grace / 2), (signal.SIGABRT, ABORT_GRACE))
+        steps = [(politely, grace / 2), (politely, grace / 2), (signal.SIGABRT, ABORT_GRACE)]
+        if dump is not None:
+            steps.insert(1, (dump, DUMP_GRACE))
         for number, patience in steps:
             if self._process.poll() is None:
                 self._process.send_signal(number)

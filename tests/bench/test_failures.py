@@ -103,6 +103,7 @@ time.sleep(600)
 IGNORES_ALL = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGUSR2, lambda *_: print("at its wits' end", flush=True))
 def deep_in_thought(): time.sleep(600)
 print("ready", flush=True)
 deep_in_thought()
@@ -125,8 +126,10 @@ def test_an_exit_raised_where_python_drops_it_is_asked_for_again(tmp_path: Path)
 
 def test_who_does_not_end_is_aborted_and_tells_where_it_was(tmp_path: Path) -> None:
     child = child_running(IGNORES_ALL, tmp_path)
-    assert child.end(grace=0.2) == -signal.SIGABRT
-    assert "deep_in_thought" in child.log.read_text()
+    assert child.end(grace=0.2, dump=signal.SIGUSR2) == -signal.SIGABRT
+    log = child.log.read_text()
+    assert "deep_in_thought" in log
+    assert "at its wits' end" in log
 
 
 @pytest.fixture

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from tests.bench.conftest import SmallRun
 
 
+def kept_logs(small_run: SmallRun) -> str:
+    """Return the ends of the logs that a failed cell leaves."""
+    files = sorted((small_run.folder / "logs").rglob("*.log"))
+    return "\n".join(f"{file}:\n{file.read_text()[-10_000:]}" for file in files)
+
+
 def test_every_cell_did_its_work_right(small_run: SmallRun) -> None:
+    failures = [cell.failure for cell in small_run.record.cells if cell.failure]
+    assert not failures, kept_logs(small_run)
     assert small_run.code == 0
     cells = [cell for cell in small_run.record.cells if cell.arm != "floor"]
     assert [(cell.workload, cell.arm) for cell in cells] == [
