@@ -105,7 +105,7 @@ class Visit:
     def _round(self, candidates: Iterable[int]) -> tuple[list[int], list[int]]:
         """One pass over the run. Return the positions that were ready, and those that finished."""
         outcome, states = self._outcome, self._states
-        before = len(outcome.expanded)
+        before, as_it_began = len(outcome.expanded), states[:]
         ready, flagged, resolved, changed = self._examine(candidates)
         unfinished, deadlocked = bool(self._unfinished), False
         if len(outcome.expanded) > before:
@@ -115,6 +115,11 @@ class Visit:
             # As in Airflow, what the pass itself flagged still counts as unfinished.
             still = sorted(flagged + [p for p, state in enumerate(states) if state > LAST_FINISHED])
             probed, runnable, recount = self._probe(still)
+            if outcome.unsettled:
+                # What this visit scheduled can be flagged only once that is written. The next visit goes
+                # through this round as a whole: in Airflow it is one pass, which may end the run.
+                states[:] = as_it_began
+                return [], []
             flagged += probed
             if recount:
                 still = [position for position in still if states[position] > LAST_FINISHED]
@@ -222,7 +227,7 @@ class Visit:
 
         All unfinished states are looked at, up to the first that passes, and those before it may be
         flagged, running or not. Return what was flagged, whether one may run, and whether Airflow would
-        take notice of the flags in the same pass.
+        take notice of the flags in the same pass. Leaves the visit unsettled where the round has to wait.
         """
         flagged: list[int] = []
         recount = False
@@ -236,7 +241,6 @@ class Visit:
             passed = self._dependencies.met(position, waits=False)
             if self._states[position] != before:
                 if position in scheduled_here:
-                    self._states[position] = before
                     self._outcome.unsettled = True
                     return flagged, True, recount
                 flagged.append(position)

@@ -26,6 +26,16 @@ def test_what_is_stuck_is_found_after_a_round_that_only_scheduled(oracle: Oracle
     agree(oracle, Dag((Task(), Task(state="failed", try_number=1), Task((1,), state="scheduled"))))
 
 
+def test_a_look_at_what_is_stuck_that_has_to_wait_waits_as_a_whole(oracle: Oracle) -> None:
+    """What a branch skips after it was scheduled in the same visit is flagged in the next; so is the rest.
+
+    Airflow flags both in one pass and finds the task behind them deadlocked, before it sees the flags.
+    """
+    failed, branch = Task(state="failed", try_number=1), Task((0,), kind="branch", followed=())
+    stuck, behind = Task((0,), state="scheduled", try_number=1), Task((2,))
+    agree(oracle, Dag((failed, branch, stuck, behind, Task((1,), rule="always"))))
+
+
 def test_a_map_sees_its_input_flagged_in_the_same_look_at_what_is_stuck(oracle: Oracle) -> None:
     """The inputs of a map are read as they are, also while the stuck ones are being flagged."""
     failed, stuck = Task(state="failed", try_number=1), Task((0,), state="scheduled", try_number=1)
