@@ -67,8 +67,8 @@ def _summary(record: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
         "# Faults injected into real schedulers and servers",
         "",
         (
-            f"Written by `python -m tests.faults` at {record['created']}, on {record['cores']} cores, "
-            f"Python {record['python']}, PostgreSQL 18; workload `{record['workload']}`."
+            f"Written by `make test-faults` or `python -m tests.faults` at {record['created']}, "
+            f"on {record['cores']} cores, Python {record['python']}, PostgreSQL 18; workload `{record['workload']}`."
         ),
         "",
         (

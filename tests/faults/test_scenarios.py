@@ -10,7 +10,10 @@ import pytest
 from tests.faults.scenarios import MEDIUM, SCENARIOS, SMALL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.faults.field import Fields
+    from tests.faults.running import Outcome
 
 BOTH = ("backend_terminated", "server_restarted", "scheduler_killed", "rows_locked", "2_async")
 """The scenarios that Airflow's routines are put through too."""
@@ -33,7 +36,8 @@ def test_short(fields: Fields, name: str) -> None:
     ("name", "algorithm"),
     [*((name, "redesigned") for name in SCENARIOS), *((name, "upstream") for name in BOTH)],
 )
-def test_scenario(fields: Fields, name: str, algorithm: str) -> None:
+def test_scenario(fields: Fields, record: Callable[[Outcome, str], None], name: str, algorithm: str) -> None:
     seed = random.SystemRandom().randrange(1_000_000)
     outcome = SCENARIOS[name](fields, algorithm, seed, MEDIUM)
+    record(outcome, MEDIUM)
     assert outcome.violations == [], outcome
