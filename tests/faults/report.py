@@ -68,7 +68,8 @@ def _summary(record: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
         "",
         (
             f"Written by `make test-faults` or `python -m tests.faults` at {record['created']}, "
-            f"on {record['cores']} cores, Python {record['python']}, PostgreSQL 18; workload `{record['workload']}`."
+            f"on {record['cores']} cores, Python {record['python']}, PostgreSQL 18; "
+            f"workload `{record['workload']}`."
         ),
         "",
         (
