@@ -47,6 +47,12 @@ def test_a_task_that_is_new_in_the_dag_runs_in_the_run_under_way(airflow_db: Dat
     histories.agree(Story((Work(),), steps=(Step("version", flag=2),)))
 
 
+def test_a_run_behind_one_that_a_user_ends_goes_on_at_once(airflow_db: Database) -> None:
+    """A run that a user ends is visited no more; the one that waited for it must hear of it all the same."""
+    waiting, last = Work(wait_for_downstream=True), Work((0,))
+    histories.agree(Story((waiting, last), runs=2, max_active_runs=2, steps=(Step("run success", run=0),)))
+
+
 class OverlappingHandover(InterleavedLife):
     """A deferred task resumes; its first stay's end is read between the commit that queues it and its end."""
 

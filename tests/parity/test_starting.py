@@ -107,7 +107,8 @@ def test_a_full_dag_does_not_hold_up_others(w: World) -> None:
 
 @both()
 def test_a_manual_run_waits_for_the_limit(w: World) -> None:
-    w.dag(tasks="a b c", max_active_runs=1, max_active_tasks=2)
+    weights = {task: {"priority_weight": weight} for task, weight in (("a", 3), ("b", 2), ("c", 1))}
+    w.dag(tasks=weights, max_active_runs=1, max_active_tasks=2)
     w.run(state="queued")
     w.loop()
     w.check()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_scheduler.routines.redesigned.dirty import DirtyRuns
+from async_scheduler.routines.redesigned.dirty import DirtyRuns, Known
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -42,6 +42,17 @@ def test_a_run_that_was_forgotten_is_like_any_other() -> None:
     dirty.forget(1)
     dirty.mark([1, 2])
     assert dirty.take(9, NOW) == [1, 2]
+
+
+def test_runs_behind_one_that_is_gone_are_looked_at() -> None:
+    dirty = DirtyRuns()
+    known = ("a", 0), ("a", 1), ("a", 2), ("a", None), ("b", 2), ("c", 0), ("c", 1), ("a", 3)
+    for run, (dag_id, day) in enumerate(known):
+        date = None if day is None else NOW + timedelta(days=day)
+        dirty.remember(run, Known(dag_id, date, 0, has_past=dag_id != "c"))
+    assert dirty.see([0, 2, 3, 4, 6], dirty.before_looking(), whole=False) == 0
+    assert dirty.see([0, 2, 3, 4, 6], dirty.before_looking()) == 1  # 1 and 5 ended; 7 is paused
+    assert dirty.take(9, NOW) == [2]
 
 
 @given(st.lists(st.tuples(st.sampled_from("mtra"), st.integers(0, 5)), max_size=60))

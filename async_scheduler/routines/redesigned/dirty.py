@@ -21,12 +21,13 @@ class Known:
     """What is remembered of a run between two visits.
 
     ``finished`` is how many of its task instances had finished: when it changes, the next run of a dag
-    whose tasks depend on the past has to be looked at too.
+    whose tasks depend on the past (``has_past``) has to be looked at too.
     """
 
     dag_id: str
     logical_date: datetime | None
     finished: int
+    has_past: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +118,16 @@ class DirtyRuns:
     def see(self, running: Collection[int], looked: Looked, *, whole: bool = True) -> int:
         """Learn which runs can be claimed; return how many of those missed are marked again.
 
-        What is known of runs that ended or were paused is dropped.
+        What is known of runs that ended or were paused is dropped; runs that may have waited for such a one
+        are marked. Nobody else tells of it: a user ended it, or another scheduler.
 
         :param whole: whether those are all; else nothing is learnt of any other run.
         """
         found = looked.missed.intersection(running)
         self._missed -= looked.missed if whole else found
-        for run in looked.known.difference(running) if whole else ():
+        gone = looked.known.difference(running) if whole else frozenset()
+        found |= self._behind(gone).intersection(running)
+        for run in gone:
             self._known.pop(run, None)
             self._due_of.pop(run, None)
             self._apart.pop(run, None)
@@ -165,6 +169,23 @@ class DirtyRuns:
             and known.logical_date > this.logical_date
         ]
         return min(later)[1] if later else None
+
+    def _behind(self, gone: Iterable[int]) -> set[int]:
+        """Return the known runs that come after one of *gone* in a dag whose tasks depend on the past."""
+        since: dict[str, datetime] = {}
+        for run in gone:
+            known = self._known.get(run)
+            if known is not None and known.has_past and known.logical_date is not None:
+                since[known.dag_id] = min(known.logical_date, since.get(known.dag_id, known.logical_date))
+        if not since:
+            return set()
+        return {
+            run
+            for run, known in self._known.items()
+            if known.dag_id in since
+            and known.logical_date is not None
+            and known.logical_date > since[known.dag_id]
+        }
 
     def note_room(self, dag_id: str) -> None:
         """Note that a run of this dag has ended here, so that another one may start."""
