@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FAIR_SHARE = 0.2
 """The share of the work that each of several schedulers does at least."""
+RUNS_EACH = 4
+"""Runs of each dag for each of several schedulers, at least."""
 CRASH_RATE = 0.3
 """Runs that fall due each second while schedulers crash one after another, which takes its time."""
 FEW = 12
@@ -49,11 +51,19 @@ def long_tasks(label: str) -> str:
     return ",".join(part if not part.startswith("duration=") else "duration=1" for part in label.split(","))
 
 
+def enough_for(schedulers: int, label: str) -> str:
+    """Let there be runs to share: a run stays with one scheduler, and few cannot be dealt out evenly."""
+    return ",".join(
+        f"runs={max(int(part[5:]), RUNS_EACH * schedulers)}" if part.startswith("runs=") else part
+        for part in label.split(",")
+    )
+
+
 def _shared(schedulers: int, stock: int, slots: int = 0) -> Scenario:
     """Schedulers side by side; with *slots* each executor has only so many, and they are what is short."""
 
     def sharing(fields: Fields, outcome: Outcome, label: str) -> None:
-        work = long_tasks(label) if slots else label
+        work = enough_for(schedulers + stock, long_tasks(label) if slots else label)
         more = {"AIRFLOW__CORE__PARALLELISM": str(slots)} if slots else {}
         with fields.field(without_kills(work) if stock else work, more=more) as one:
             start = starter(one, outcome)
