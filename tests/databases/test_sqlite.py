@@ -147,7 +147,7 @@ def test_nobody_waits_in_vain_for_the_writer(lite: File, tmp_path: Path, algorit
         assert scheduler.wait() == 0, scheduler.text
         output, _ = writers.communicate("")
     outcome = json.loads(output.splitlines()[-1])
-    assert outcome["failed"] == 0
+    assert outcome["failed"] == 0, outcome
     assert outcome["written"] > runs
     assert "is locked" not in scheduler.text
     assert {state for (state,) in lite.ask("SELECT state FROM dag_run")} <= {"success", "failed"}

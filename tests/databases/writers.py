@@ -1,6 +1,7 @@
 """Writes into the metadata database from several threads until its input ends, as an API server does.
 
-``python -m tests.databases.writers`` prints how many writes there were and how many failed.
+``python -m tests.databases.writers`` prints how many writes there were, how many failed, and how many
+seconds the longest took.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 from datetime import UTC, datetime
 from itertools import count
 from random import Random
+from time import monotonic
 
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
@@ -27,6 +29,7 @@ class Writers:
 
     def __init__(self) -> None:
         self.written = self.failed = 0
+        self.longest = 0.0
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(THREADS)]
@@ -47,8 +50,10 @@ class Writers:
         for _ in count():
             if self._end.wait(PAUSE):
                 return
+            began = monotonic()
             failed = not self._write(random.randrange(rows))
             with self._lock:
+                self.longest = max(self.longest, monotonic() - began)
                 self.failed += failed
                 self.written += not failed
 
@@ -60,7 +65,8 @@ class Writers:
                 session.execute(
                     update(TaskInstance).where(TaskInstance.id == some).values(last_heartbeat_at=now)
                 )
-        except OperationalError:
+        except OperationalError as error:
+            print(error.orig, file=sys.stderr)  # noqa: T201
             return False
         return True
 
@@ -68,4 +74,6 @@ class Writers:
 if __name__ == "__main__":
     writers = Writers()
     writers.run()
-    print(json.dumps({"written": writers.written, "failed": writers.failed}))  # noqa: T201
+    print(  # noqa: T201
+        json.dumps({"written": writers.written, "failed": writers.failed, "longest": writers.longest})
+    )
