@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.oracle import test_histories as histories
 from tests.oracle.dags import Dag, Task
 from tests.oracle.interleaving import InterleavedLife
-from tests.oracle.story import Step, Story, Work
+from tests.oracle.story import Group, Step, Story, Work
 from tests.oracle.test_interleaving import interleaved_end
 from tests.oracle.test_visit import agree, oracle
 
@@ -51,6 +52,14 @@ def test_a_run_behind_one_that_a_user_ends_goes_on_at_once(airflow_db: Database)
     """A run that a user ends is visited no more; the one that waited for it must hear of it all the same."""
     waiting, last = Work(wait_for_downstream=True), Work((0,))
     histories.agree(Story((waiting, last), runs=2, max_active_runs=2, steps=(Step("run success", run=0),)))
+
+
+def test_a_run_behind_one_that_airflows_code_decides_goes_on_at_once(airflow_db: Database) -> None:
+    """Dags with mapped groups are left to Airflow's code; their runs are waited for like any others."""
+    first, mapped, waiting = Work(returned=1), Work((0,), group=0), Work(past=True)
+    story = Story((first, mapped, waiting), groups=(Group(over=0),), runs=2, max_active_runs=2)
+    histories.agree(replace(story, steps=(Step("run success", run=0),)))
+    histories.agree(replace(story, steps=(Step("end", flag=3),)))
 
 
 class OverlappingHandover(InterleavedLife):

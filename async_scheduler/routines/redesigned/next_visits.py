@@ -11,9 +11,11 @@ from async_scheduler.decide.states import LAST_FINISHED
 from async_scheduler.routines.redesigned.dirty import Known
 
 if TYPE_CHECKING:
+    from async_scheduler.plans.cache import CompiledDag
     from async_scheduler.routines.redesigned.dirty import DirtyRuns
     from async_scheduler.routines.redesigned.schedule import Pass
     from async_scheduler.routines.redesigned.visiting import Visited
+    from async_scheduler.store.running import ClaimedRun
 
 LARGE = 1000
 """A run with so many task instances is visited alone, so that no other waits for its statements."""
@@ -21,6 +23,8 @@ REST_SHARE = 3
 LONGEST_REST = timedelta(seconds=0.25)
 """Such a run is then left alone, for so many times as long as its visit took, but no longer than that: a map
 reports its instances' ends all the time, and between them there is nothing to decide."""
+NOT_COUNTED = -1
+"""In place of the number of finished task instances, where they were not loaded."""
 BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
 """A run held back by the run before it, or by its own instances that wait to be queued, is looked at again
 after this, should nobody report a change."""
@@ -49,9 +53,8 @@ class NextVisits:
         ended = {run.id for run in done.ended}
         self._let_rest(done)
         for one in done.visited:
-            changed = dirty.remember(one.run.id, _known(one))
-            if one.compiled.plan.has_past and changed and (other := dirty.following(one.run.id)):
-                dirty.mark([other])
+            if dirty.remember(one.run.id, _known(one)) and one.compiled.plan.has_past:
+                self._mark_following(one.run.id)
             if one.run.id in ended:
                 dirty.note_room(one.run.dag_id)
             elif one.outcome.unsettled or not done.complete:
@@ -59,6 +62,17 @@ class NextVisits:
             else:
                 self._plan_by_time(one, done.now)
                 self._plan_held_back(one, done)
+
+    def after_airflow(self, run: ClaimedRun, compiled: CompiledDag | None) -> None:
+        """Plan for the run after *run*, which Airflow's code has examined: what has finished is not known."""
+        has_past = compiled is not None and compiled.plan.has_past
+        self._dirty.remember(run.id, Known(run.dag_id, run.logical_date, NOT_COUNTED, has_past))
+        if has_past:
+            self._mark_following(run.id)
+
+    def _mark_following(self, run: int) -> None:
+        if (other := self._dirty.following(run)) is not None:
+            self._dirty.mark([other])
 
     def look_again(self, run: int, now: datetime) -> None:
         """Look at *run* again some time after *now* though nothing is known to change."""

@@ -245,6 +245,7 @@ class ScheduleTaskInstances:
             return False
         done.scheduled += examined.scheduled
         done.finished += examined.flagged
+        self._next.after_airflow(run, self._plans.get(run.version))
         if examined.ended:
             self._dirty.note_room(run.dag_id)
             # Airflow's code has corrected the flag of the dag itself.
