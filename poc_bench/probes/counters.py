@@ -25,7 +25,6 @@ FIELDS = (
     "seconds",
     "busy_seconds",
 )
-
 _INDEX = {name: index for index, name in enumerate(FIELDS)}
 
 

@@ -116,7 +116,7 @@ class DirtyRuns:
         return Looked(frozenset(self._known), frozenset(self._missed))
 
     def see(self, running: Collection[int], looked: Looked, *, whole: bool = True) -> int:
-        """Learn which runs can be claimed; return how many of those missed are marked again.
+        """Learn which runs can be claimed; mark those missed and those left behind; return how many.
 
         What is known of runs that ended or were paused is dropped; runs that may have waited for such a one
         are marked. Nobody else tells of it: a user ended it, or another scheduler.
