@@ -27,7 +27,7 @@ from async_scheduler.database.engine import create_engine
 from async_scheduler.database.faults import classify
 from async_scheduler.database.fence import Fence
 from async_scheduler.database.joined import nested_sessions_joined, retries_left_to_the_driver
-from async_scheduler.database.sessions import PooledSessions, SharedSession
+from async_scheduler.database.sessions import LeavingTurns, PooledSessions, SharedSession
 from async_scheduler.driver.rounds import Rounds
 from async_scheduler.driver.routine import Routine, Schedule
 from async_scheduler.driver.runner import Policy, RoutineDriver
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from async_scheduler.database.transaction import Sessions
     from async_scheduler.driver.routine import Outcome
     from async_scheduler.settings import Settings
 
@@ -65,6 +66,8 @@ log = logging.getLogger(__name__)
 
 UNPROMPTED = 10.0
 """Seconds after which a stage looks for work although neither the probe nor another stage has woken it."""
+RUNS_EXAMINED_BY_ONE_WRITER = 2
+"""How many runs Airflow's code examines in one transaction where that keeps all others from writing."""
 HEARTBEAT_CHECK = 1.0
 """Seconds between two looks at whether the job's heartbeat is due, as often as an idle sync loop looks."""
 
@@ -145,9 +148,10 @@ class Assembly:
         blocking = airflow_settings.engine
         return [self.engine.sync_engine, *([blocking] if blocking is not None else [])]
 
-    def _make_sessions(self) -> PooledSessions | SharedSession:
+    def _make_sessions(self) -> Sessions:
         kind = SharedSession if self._settings.mode == "shared_session" else PooledSessions
-        return kind(self.engine, report_pool_wait, self.fence)
+        sessions = kind(self.engine, report_pool_wait, self.fence)
+        return LeavingTurns(sessions) if self.engine.dialect.name == "sqlite" else sessions
 
     def _make_redesigned(self) -> RedesignedStages | None:
         """Return the redesigned stages where they are wanted; teams are left to Airflow's own code."""
@@ -230,9 +234,13 @@ class Assembly:
         poll = self._settings.executor_poll_interval
         return [
             self._driver(StartDagRuns(scheduler, sessions), start),
-            self._driver(ScheduleTaskInstances(scheduler, sessions), schedule),
+            self._driver(ScheduleTaskInstances(scheduler, sessions, self._window()), schedule),
             self._driver(EnqueueTaskInstances(scheduler, sessions, poll), enqueue),
         ]
+
+    def _window(self) -> int | None:
+        """Return how many runs Airflow's code examines in one transaction, None for as many as it selects."""
+        return None if takes_row_locks(airflow_settings.engine.dialect) else RUNS_EXAMINED_BY_ONE_WRITER
 
     def _sweep_schedule(self) -> Schedule:
         """Return when the sweep runs: where rounds are counted, each looks for what others changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -16,6 +17,7 @@ from async_scheduler.measure.locks import NamedLock
 
 if TYPE_CHECKING:
     from async_scheduler.database.fence import Fence
+    from async_scheduler.database.transaction import Sessions
 
 ReportWait = Callable[[float], None]
 """Called with the seconds that a transaction waited for its connection, or for the shared session."""
@@ -81,3 +83,50 @@ class SharedSession:
                 # Returns the connection to the pool and empties the identity map; the session itself
                 # is used again by the next in line.
                 await self._session.close()
+
+
+HELD = 0.2
+"""Seconds for which transactions may follow each other before others get a turn."""
+FREE = 0.15
+"""Seconds that such a turn lasts. SQLite's connections do not queue for the writer but ask every 100 ms once
+they have waited for a while, so in a shorter one some would never ask."""
+
+
+class LeavingTurns:
+    """Lends the sessions of others one at a time, and from time to time none: on SQLite.
+
+    A transaction there keeps every other process from writing, and without gaps that are long enough to be
+    noticed those processes would wait in vain.
+
+    :param held: after so many seconds of transactions with no longer gap in between, others get a turn.
+    :param free: how many seconds it lasts.
+    """
+
+    def __init__(self, sessions: Sessions, held: float = HELD, free: float = FREE) -> None:
+        self._sessions = sessions
+        self._held_at_most = held
+        self._free = free
+        self._turn = NamedLock("writer")
+        self._held = 0.0
+        self._ended = perf_counter() - free
+
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[AsyncSession]:
+        """Lend one for one transaction, after the turn of others if that has come."""
+        async with self._turn:
+            await self._leave_turn()
+            async with self._sessions.borrow() as session:
+                began = perf_counter()
+                try:
+                    yield session
+                finally:
+                    self._ended = perf_counter()
+                    self._held += self._ended - began
+
+    async def _leave_turn(self) -> None:
+        left = self._ended + self._free - perf_counter()
+        if left > 0 and self._held >= self._held_at_most:
+            await asyncio.sleep(left)
+            left = 0.0
+        if left <= 0:
+            self._held = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from dataclasses import replace
 from math import inf
@@ -13,6 +12,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 
 from async_scheduler.database.transaction import Sessions, transaction
 from async_scheduler.routines.executor import RunExecutor
+from async_scheduler.routines.redesigned.finished import Ended, FinishedLog
 from async_scheduler.store.events import (
     ReportedRow,
     load_reported,
@@ -31,16 +31,6 @@ if TYPE_CHECKING:
     from async_scheduler.driver.routine import Outcome
     from async_scheduler.routines.redesigned.dirty import DirtyRuns
 
-log = logging.getLogger("airflow.jobs.scheduler_job_runner.SchedulerJobRunner")
-"""Airflow's own logger for the line below, which tools parse."""
-
-FINISHED_LINE = (
-    "TaskInstance Finished: dag_id=%s, task_id=%s, run_id=%s, map_index=%s, ti_id=%s, "
-    "run_start_date=%s, run_end_date=%s, "
-    "run_duration=%s, state=%s, executor=%s, executor_state=%s, try_number=%s, max_tries=%s, "
-    "pool=%s, queue=%s, priority_weight=%d, operator=%s, queued_dttm=%s, scheduled_dttm=%s,"
-    "queued_by_job_id=%s, pid=%s"
-)
 ENDED = frozenset({"success", "failed"})
 STARTED = frozenset({"queued", "running"})
 SHORTEST_POLL = 0.005
@@ -80,6 +70,7 @@ class RunExecutorInSets(RunExecutor):
         super().__init__(name, scheduler, sessions, port, view, poll_interval, timeout)
         self._dirty = dirty
         self._has_backlog = has_backlog
+        self._finished = FinishedLog(view, scheduler.job.id)
         self._contradicting: set[int] = set()
         self._last_news = -inf
 
@@ -110,6 +101,7 @@ class RunExecutorInSets(RunExecutor):
         events = dict(self._port.events)
         ended, started = _split(events)
         settled: list[Any] = []
+        agreeing: list[Ended] = []
         rescheduled: set[UUID] = set()
         if ended or started:
             async with transaction(self._sessions) as tx:
@@ -120,68 +112,36 @@ class RunExecutorInSets(RunExecutor):
                 rows = await load_reported(tx.session, known) if ended else []
                 if scheduled := [row.id for row in rows if row.state == "scheduled"]:
                     rescheduled = await load_rescheduled(tx.session, scheduled)
-            settled = [*started, *self._settle(ended, rows, rescheduled)]
+            gone, agreeing = self._sort(ended, rows, rescheduled)
+            settled = [*started, *gone, *(one.key for one in agreeing)]
         for key in settled:
             self._port.settle(key, events[key])
+        self._dirty.mark(one.row.run for one in agreeing)
+        await self._finished.write(agreeing)
         processed = len(settled) + await super().process_events()
         # Marked only now that Airflow's code has committed what it made of them.
         self._dirty.mark(self._contradicting)
         self._contradicting.clear()
         return processed
 
-    def _settle(
+    def _sort(
         self, ended: dict[TaskInstanceKey, Any], rows: list[ReportedRow], rescheduled: Collection[UUID]
-    ) -> list[TaskInstanceKey]:
-        """Return the events that agree with the database, or whose task instance is gone; mark the runs."""
+    ) -> tuple[list[TaskInstanceKey], list[Ended]]:
+        """Return the events whose task instance is gone, and those that agree with the database.
+
+        The runs of the others are remembered.
+        """
         found = {row.key: row for row in rows}
-        agreeing = []
+        gone, agreeing = [], []
         for key, (state, _) in ended.items():
             row = found.get(key.primary)
-            if row is not None and _contradicts(row, key, state, rescheduled):
+            if row is None:
+                gone.append(key)
+            elif _contradicts(row, key, state, rescheduled):
                 self._contradicting.add(row.run)
-                continue
-            if row is not None:
-                self._dirty.mark([row.run])
-                self._log(row, key, state)
-            agreeing.append(key)
-        return agreeing
-
-    def _log(self, row: ReportedRow, key: TaskInstanceKey, state: Any) -> None:
-        if row.try_number != key.try_number:
-            log.warning(
-                "TI try_number mismatch: db_try_number=%d event_try_number=%d ti=%s state=%s job_id=%s. "
-                "Another scheduler may have already modified this TI.",
-                row.try_number,
-                key.try_number,
-                _described(row),
-                row.state,
-                self._scheduler.job.id,
-            )
-        if log.isEnabledFor(logging.INFO):
-            log.info(FINISHED_LINE, *_line(row), *self._ending(row, key, state))
-
-    def _ending(self, row: ReportedRow, key: TaskInstanceKey, state: Any) -> tuple[Any, ...]:
-        return (
-            row.state,
-            self._view,
-            state,
-            key.try_number,
-            row.max_tries,
-            row.pool,
-            row.queue,
-            row.priority_weight,
-            row.operator,
-            row.queued_dttm,
-            row.scheduled_dttm,
-            row.queued_by_job_id,
-            row.pid,
-        )
-
-
-def _described(row: ReportedRow) -> str:
-    """Return what ``TaskInstance.__repr__`` says."""
-    index = f"map_index={row.map_index} " if row.map_index >= 0 else ""
-    return f"<TaskInstance: {row.dag_id}.{row.task_id} {row.run_id} {index}[{row.state}] ti_id={row.id}>"
+            else:
+                agreeing.append(Ended(row, key, state))
+        return gone, agreeing
 
 
 def _contradicts(row: ReportedRow, key: TaskInstanceKey, state: Any, rescheduled: Collection[UUID]) -> bool:
@@ -194,19 +154,6 @@ def _contradicts(row: ReportedRow, key: TaskInstanceKey, state: Any, rescheduled
         return False
     is_success = str(getattr(state, "value", state)) == "success"
     return not (is_success and row.state == "scheduled" and row.id in rescheduled)
-
-
-def _line(row: ReportedRow) -> tuple[Any, ...]:
-    return (
-        row.dag_id,
-        row.task_id,
-        row.run_id,
-        row.map_index,
-        row.id,
-        row.start_date,
-        row.end_date,
-        row.duration,
-    )
 
 
 def _split(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow._shared.timezones import timezone
@@ -45,13 +46,18 @@ class ScheduleTaskInstances:
 
     Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED (a window of 20), then UPDATEs of their task instances and of
     ``dag.exceeds_max_non_backfill`` that wait, until one commit.
+
+    :param window: how many runs one transaction examines at most, if fewer than Airflow selects and locks:
+        for databases without row locks, where a transaction keeps all others from writing.
     """
 
     name = "schedule"
 
-    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions) -> None:
+    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, window: int | None = None) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
+        selected: int = DagRun.DEFAULT_DAGRUNS_TO_EXAMINE
+        self._window = min(window or selected, selected)
         self._asked_at = timezone.utcnow()
         self._examining_all = False
 
@@ -65,7 +71,7 @@ class ScheduleTaskInstances:
             self._asked_at = timezone.utcnow()
         async with transaction(self._sessions) as tx:
             seen = await tx.run(self._schedule, tx.sync_session)
-        full_window = seen.runs >= DagRun.DEFAULT_DAGRUNS_TO_EXAMINE
+        full_window = seen.runs >= self._window
         self._examining_all = full_window and (seen.oldest is None or seen.oldest < self._asked_at)
         return Outcome(
             {
@@ -81,7 +87,7 @@ class ScheduleTaskInstances:
         )
 
     def _schedule(self, session: Session) -> Examined:
-        runs = list(DagRun.get_running_dag_runs_to_examine(session=session))
+        runs = list(islice(DagRun.get_running_dag_runs_to_examine(session=session), self._window))
         oldest = _oldest_decision(runs)
         self._scheduler._stamp_team_names(runs, session)
         changes = examine_and_send(self._scheduler, runs, session)
