@@ -140,6 +140,18 @@ async def claim_startable(session: AsyncSession, most: int) -> list[StartableRun
 
 
 @statement
+def startable(dialect: Dialect) -> Select[Any]:
+    """Select whether there is a queued run that may start, locked by anybody or not."""
+    c = _ranked(dialect).c
+    return select(select(c.id).where(c.place <= c.free).exists())
+
+
+async def is_any_startable(session: AsyncSession) -> bool:
+    """Whether there is a run for :func:`claim_startable` once nobody has it locked. Locks nothing."""
+    return bool(await session.scalar(startable(dialect_of(session))))
+
+
+@statement
 def backfills(dialect: Dialect) -> Select[Any]:
     """Lock the backfills *ids* against other schedulers that start their runs."""
     query = select(BACKFILL.c.id).where(among(BACKFILL.c.id, "ids", dialect)).order_by(BACKFILL.c.id)

@@ -264,6 +264,15 @@ WHERE dag_run.state = %s ORDER BY chosen.position FOR UPDATE OF dag_run SKIP LOC
 -- queued.start
 UPDATE dag_run SET start_date=%s, end_date=%s, state=%s, updated_at=%s WHERE dag_run.id IN (__[POSTCOMPILE_started]) AND dag_run.state = %s;
 
+-- queued.startable
+SELECT EXISTS (SELECT ranked.id
+FROM (SELECT dag_run.id AS id, row_number() OVER (PARTITION BY dag_run.dag_id, dag_run.backfill_id ORDER BY backfill_dag_run.sort_ordinal, dag_run.last_scheduling_decision, dag_run.run_after, dag_run.id) AS place, coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) AS free, backfill_dag_run.sort_ordinal AS ordinal, dag_run.last_scheduling_decision AS decision, coalesce(running_runs.running, %s) AS active, dag_run.run_after AS run_after
+FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false LEFT OUTER JOIN backfill_dag_run ON backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id LEFT OUTER JOIN backfill ON backfill.id = backfill_dag_run.backfill_id LEFT OUTER JOIN (SELECT dag_run.dag_id AS dag_id, dag_run.backfill_id AS backfill_id, count(*) AS running
+FROM dag_run
+WHERE dag_run.state = %s GROUP BY dag_run.dag_id, dag_run.backfill_id) AS running_runs ON running_runs.dag_id = dag_run.dag_id AND coalesce(running_runs.backfill_id, %s) = coalesce(dag_run.backfill_id, %s)
+WHERE dag_run.state = %s AND dag_run.run_after <= now() AND coalesce(backfill.is_paused, false) = false) AS ranked
+WHERE ranked.place <= ranked.free) AS anon_1;
+
 -- running.claim
 SELECT dag_run.id, dag_run.dag_id, dag_run.run_id, dag_run.run_type, dag_run.logical_date, dag_run.start_date, dag_run.clear_number, dag_run.bundle_version, dag_run.created_dag_version_id, (SELECT dag_version.id
 FROM dag_version

@@ -72,4 +72,6 @@ async def test_another_try_is_warned_of(caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.WARNING, LOGGER):
         await FinishedLog("an executor", job_id=1).write([ended(0, tried=2)])
     (record,) = caplog.records
-    assert "db_try_number=1 event_try_number=2 ti=<TaskInstance: dag.task_0 run [success]" in record.getMessage()
+    assert (
+        "db_try_number=1 event_try_number=2 ti=<TaskInstance: dag.task_0 run [success]" in record.getMessage()
+    )

@@ -151,6 +151,27 @@ async def test_a_run_with_visits_of_its_own_is_marked_only_if_none_follows_a_cha
         assert (await new.sweep.run_once()).counts["marked"] == (0 if visited else 1)
 
 
+@pytest.mark.parametrize("visited", [True, False])
+async def test_a_run_visited_before_its_first_sweep_is_marked_only_if_no_visit_follows(
+    airflow_db: Database, visited: bool
+) -> None:
+    """It was started here, and its tasks will end."""
+    write_dags(layered_dag("dag", [2]))
+    create_run("dag")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        await new.start.run_once()
+        (run,) = list(new.dirty._marked)
+        while len(new.dirty):
+            await new.schedule.run_once()
+        first = await new.sweep.run_once()
+        assert (first.counts["marked"], first.progressed) == (0, True)
+        if visited:
+            new.dirty.mark([run])
+            await new.schedule.run_once()
+        assert (await new.sweep.run_once()).counts["marked"] == (0 if visited else 1)
+
+
 async def test_a_visit_under_way_when_a_change_was_seen_does_not_count(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

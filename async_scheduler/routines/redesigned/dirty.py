@@ -156,6 +156,10 @@ class DirtyRuns:
         self._known[run] = known
         return before is None or before.finished != known.finished
 
+    def knows(self, run: int) -> bool:
+        """Whether a visit here has seen *run*, which has not ended since."""
+        return run in self._known
+
     def following(self, run: int) -> int | None:
         """Return the run of the same dag that comes next after *run*, if it was visited before."""
         this = self._known[run]

@@ -15,7 +15,13 @@ from async_scheduler.database.transaction import Sessions, Transaction, transact
 from async_scheduler.driver.routine import Outcome
 from async_scheduler.errors import LostRace
 from async_scheduler.routines.redesigned.peers import STARTS_LEFT_FOR, Patience, Peers
-from async_scheduler.store.queued import StartableRun, claim_startable, lock_backfills, start_runs
+from async_scheduler.store.queued import (
+    StartableRun,
+    claim_startable,
+    is_any_startable,
+    lock_backfills,
+    start_runs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +35,9 @@ log = logging.getLogger(__name__)
 
 Planned = tuple[StartableRun, "CompiledDag"]
 
-TAKEN_LOOK_AGAIN = 0.05
-"""Seconds after which queued runs are looked at again that another scheduler may just have had locked."""
+TAKEN_LOOK_AGAIN, TAKEN_AT_LEAST_EVERY = 0.05, 1.0
+"""Seconds after which queued runs are looked at again that another scheduler has locked, for it may leave
+some of them; then twice as many, and so on up to the second."""
 
 
 class StartDagRuns:
@@ -59,7 +66,7 @@ class StartDagRuns:
         self._peers = peers or Peers()
         self._patience = Patience(STARTS_LEFT_FOR)
         self._now = timezone.utcnow()
-        self._found_nothing = False
+        self._taken_again_in: float | None = None
         self._room: set[str] = set()
         self._unreadable: set[str] = set()
         """The dags that the last pass could not start a run of: each is named once while that lasts."""
@@ -80,20 +87,14 @@ class StartDagRuns:
             {"started": len(started)},
             progressed=bool(started),
             more=more,
-            due_in=self._again(started, left_in),
+            due_in=left_in if self._taken_again_in is None else self._taken_again_in,
         )
-
-    def _again(self, started: Sequence[Planned], left_in: float | None) -> float | None:
-        """Return when to look again; once more soon where another scheduler may have held the rows."""
-        looked, self._found_nothing = self._found_nothing, not started
-        if left_in is None and not (started or looked) and self._peers.others:
-            return TAKEN_LOOK_AGAIN
-        return left_in
 
     async def _pass(self) -> tuple[list[Planned], set[UUID]]:
         """Return what was started; nothing is while dag versions, the second part, are not at hand."""
         async with transaction(self._sessions) as tx:
             claimed = await claim_startable(tx.session, self._window)
+            self._taken_again_in = None if claimed else await self._look_for_taken(tx)
             left = self._left_to_others(claimed)
             claimed = [run for run in claimed if run.id not in left]
             unplanned = {run.version for run in claimed if run.version and self._lacks_plan(run)}
@@ -102,6 +103,16 @@ class StartDagRuns:
             # Not before the claim: a run must not seem to overlap with the one whose place it takes.
             self._now = timezone.utcnow()
             return ([] if unplanned else await self._start(tx, claimed, self._now)), unplanned
+
+    async def _look_for_taken(self, tx: Transaction) -> float | None:
+        """Return when to look again for runs that others have locked, None if there is none.
+
+        Locked rows are passed over without a word, and the probe does not see them become free.
+        """
+        if not self._peers.others or not await is_any_startable(tx.session):
+            return None
+        before = self._taken_again_in
+        return TAKEN_LOOK_AGAIN if before is None else min(2 * before, TAKEN_AT_LEAST_EVERY)
 
     def _left_to_others(self, claimed: Sequence[StartableRun]) -> set[int]:
         """Return the runs that other schedulers get first, which go on with what they start.

@@ -46,11 +46,6 @@ class Left(NamedTuple):
         return seen.examined_at is not None and seen.examined_at > self.seen_at
 
 
-def _is_lively(before: Seen | None, now: Seen) -> bool:
-    """Whether a run was examined between two sweeps: its own events bring visits."""
-    return before is not None and before.examined_at != now.examined_at
-
-
 class Sweep:
     """Compares a fingerprint of each running run with the one before and marks the runs that changed.
 
@@ -58,8 +53,8 @@ class Sweep:
     to whatever a fingerprint cannot show, such as a change in a previous run that has ended. So they are when
     another scheduler is gone.
 
-    A run that was examined between two sweeps has events that bring further visits: when it has changed, it
-    is marked only if no visit has begun until the next sweep.
+    A run that was examined between two sweeps, or here before its first, has events that bring further
+    visits: when it has changed, it is marked only if no visit has begun until the next sweep.
 
     A change in a run of another live scheduler is that one's to find. While it is at work only some sweeps
     look at its runs. One is marked here when the other has examined none of its runs until the next look, or
@@ -146,13 +141,17 @@ class Sweep:
                 looks = waiting.looks + 1
                 leave = not here and seen.examined_by in at_work and looks <= LEFT_FOR_LOOKS
             elif before is None or before.fingerprint != seen.fingerprint:
-                looks, leave = 1, not here or _is_lively(before, seen)
+                looks, leave = 1, not here or self._is_lively(run, before, seen)
             else:
                 continue
             if leave:
                 self._left[run] = Left(seen.examined_at, looked_at, looks)
             else:
                 yield run
+
+    def _is_lively(self, run: int, before: Seen | None, now: Seen) -> bool:
+        """Whether a run was examined since the last sweep: its own events bring visits."""
+        return self._dirty.knows(run) if before is None else before.examined_at != now.examined_at
 
     async def _at_work(self, session: AsyncSession) -> frozenset[int]:
         """Return the other schedulers that have examined a run since the last sweep."""
