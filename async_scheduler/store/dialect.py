@@ -25,11 +25,14 @@ from sqlalchemy import (
 )
 from sqlalchemy import column as new_column
 
+from async_scheduler.store.constants import inline_constants
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
+    from sqlalchemy.sql.visitors import ExternallyTraversible
 
-T = TypeVar("T")
+T = TypeVar("T", bound="ExternallyTraversible")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,11 @@ POSTGRESQL_ONLY: set[str] = set()
 
 def statement(build: Built[T]) -> Built[T]:
     """Register *build*, a function from dialect to statement, and keep what it returns."""
-    kept: Built[T] = cache(build)
+
+    def built(dialect: Dialect) -> T:
+        return inline_constants(build(dialect)) if dialect.is_postgresql else build(dialect)
+
+    kept: Built[T] = cache(built)
     STATEMENTS[_name(build)] = kept
     return kept
 

@@ -25,7 +25,7 @@ class World:
         self.rested: list[float] = []
         self.lent = 0
         monkeypatch.setattr(module, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(module.asyncio, "sleep", self._sleep)
+        monkeypatch.setattr(asyncio, "sleep", self._sleep)
         self.turns = LeavingTurns(self, HELD, FREE)
 
     async def _sleep(self, seconds: float) -> None:
