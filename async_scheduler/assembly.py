@@ -66,8 +66,8 @@ log = logging.getLogger(__name__)
 
 UNPROMPTED = 10.0
 """Seconds after which a stage looks for work although neither the probe nor another stage has woken it."""
-RUNS_EXAMINED_BY_ONE_WRITER = 2
-"""How many runs Airflow's code examines in one transaction where that keeps all others from writing."""
+RUNS_EXAMINED_AT_ONCE = 2
+"""How many runs Airflow's code examines in a transaction on SQLite, which keeps all others from writing."""
 HEARTBEAT_CHECK = 1.0
 """Seconds between two looks at whether the job's heartbeat is due, as often as an idle sync loop looks."""
 
@@ -150,8 +150,13 @@ class Assembly:
 
     def _make_sessions(self) -> Sessions:
         kind = SharedSession if self._settings.mode == "shared_session" else PooledSessions
-        sessions = kind(self.engine, report_pool_wait, self.fence)
-        return LeavingTurns(sessions) if self.engine.dialect.name == "sqlite" else sessions
+        if not self._is_sqlite():
+            return kind(self.engine, report_pool_wait, self.fence)
+        waited_before = kind(self.engine, lambda _: None, self.fence)
+        return LeavingTurns(waited_before, report_pool_wait, self._settings.pool_timeout)
+
+    def _is_sqlite(self) -> bool:
+        return bool(self.engine.dialect.name == "sqlite")
 
     def _make_redesigned(self) -> RedesignedStages | None:
         """Return the redesigned stages where they are wanted; teams are left to Airflow's own code."""
@@ -232,15 +237,12 @@ class Assembly:
                 self._driver(new.enqueue, enqueue),
             ]
         poll = self._settings.executor_poll_interval
+        at_once = RUNS_EXAMINED_AT_ONCE if self._is_sqlite() else None
         return [
             self._driver(StartDagRuns(scheduler, sessions), start),
-            self._driver(ScheduleTaskInstances(scheduler, sessions, self._window()), schedule),
+            self._driver(ScheduleTaskInstances(scheduler, sessions, at_once), schedule),
             self._driver(EnqueueTaskInstances(scheduler, sessions, poll), enqueue),
         ]
-
-    def _window(self) -> int | None:
-        """Return how many runs Airflow's code examines in one transaction, None for as many as it selects."""
-        return None if takes_row_locks(airflow_settings.engine.dialect) else RUNS_EXAMINED_BY_ONE_WRITER
 
     def _sweep_schedule(self) -> Schedule:
         """Return when the sweep runs: where rounds are counted, each looks for what others changed."""

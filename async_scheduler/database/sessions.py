@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as WaitedTooLong
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from async_scheduler.database.transaction import RoutineSession
@@ -98,12 +99,23 @@ class LeavingTurns:
     A transaction there keeps every other process from writing, and without gaps that are long enough to be
     noticed those processes would wait in vain.
 
-    :param held: after so many seconds of transactions with no longer gap in between, others get a turn.
+    :param timeout: seconds that a transaction waits for those before it.
+    :param held: others get a turn when transactions have been open for so many seconds in all, with gaps that
+        are shorter than such a turn.
     :param free: how many seconds it lasts.
     """
 
-    def __init__(self, sessions: Sessions, held: float = HELD, free: float = FREE) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        report_wait: ReportWait,
+        timeout: float,
+        held: float = HELD,
+        free: float = FREE,
+    ) -> None:
         self._sessions = sessions
+        self._report_wait = report_wait
+        self._timeout = timeout
         self._held_at_most = held
         self._free = free
         self._turn = NamedLock("writer")
@@ -112,16 +124,31 @@ class LeavingTurns:
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[AsyncSession]:
-        """Lend one for one transaction, after the turn of others if that has come."""
-        async with self._turn:
+        """Lend one for one transaction, after the turn of others if that has come.
+
+        :raises sqlalchemy.exc.TimeoutError: when those before it take too long.
+        """
+        started = perf_counter()
+        await self._wait()
+        try:
             await self._leave_turn()
             async with self._sessions.borrow() as session:
                 began = perf_counter()
+                self._report_wait(began - started)
                 try:
                     yield session
                 finally:
                     self._ended = perf_counter()
                     self._held += self._ended - began
+        finally:
+            self._turn.release()
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise WaitedTooLong(f"No turn at the database within {self._timeout:g} s") from error
 
     async def _leave_turn(self) -> None:
         left = self._ended + self._free - perf_counter()

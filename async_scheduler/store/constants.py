@@ -6,13 +6,14 @@ from enum import Enum
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import BindParameter, Boolean, ColumnElement, Integer, String, literal_column
+from sqlalchemy import Enum as StoredByName
 from sqlalchemy.sql import visitors
 from sqlalchemy.types import NullType
 
 T = TypeVar("T", bound=visitors.ExternallyTraversible)
 
 PLAIN = (String, Integer, Boolean, NullType)
-"""Column types whose values are in SQL what they are in Python."""
+"""Column types whose values are in SQL what they are in Python, but for the one below."""
 
 
 def inline_constants(statement: T) -> T:
@@ -30,14 +31,21 @@ def inline_constants(statement: T) -> T:
 
 def _as_literal(element: Any, **_: Any) -> ColumnElement[Any] | None:
     # One with a name of its own can be given another value when the statement is run.
-    if not isinstance(element, BindParameter) or not element.unique or not isinstance(element.type, PLAIN):
+    if not isinstance(element, BindParameter) or not element.unique:
+        return None
+    if not isinstance(element.type, PLAIN) or isinstance(element.type, StoredByName):
         return None
     values = element.value if element.expanding else [element.value]
-    texts = [_text(value) for value in values or ()]
+    as_type = bool if isinstance(element.type, Boolean) else _as_it_is
+    texts = [None if value is None else _text(as_type(value)) for value in values or ()]
     if not texts or None in texts:
         return None
     text = f"({', '.join(map(str, texts))})" if element.expanding else str(texts[0])
     return literal_column(text, element.type)
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 def _text(value: object) -> str | None:
@@ -48,6 +56,7 @@ def _text(value: object) -> str | None:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
-    if isinstance(value, str) and value.isprintable():
+    # What a backslash means depends on a setting of the server.
+    if isinstance(value, str) and value.isprintable() and "\\" not in value:
         return "'" + value.replace("'", "''") + "'"
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.utils.sqlalchemy import USE_ROW_LEVEL_LOCKING
@@ -69,6 +69,7 @@ POSTGRESQL_ONLY: set[str] = set()
 def statement(build: Built[T]) -> Built[T]:
     """Register *build*, a function from dialect to statement, and keep what it returns."""
 
+    @wraps(build)
     def built(dialect: Dialect) -> T:
         return inline_constants(build(dialect)) if dialect.is_postgresql else build(dialect)
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from async_scheduler.decide.states import NAMES, NO_STATE
+from async_scheduler.store.constants import inline_constants
 from async_scheduler.store.dialect import (
     Dialect,
     among,
@@ -197,7 +198,9 @@ def _ordered_update(
     chosen = among(c.id, "ids", dialect) & condition
     if not dialect.is_postgresql:
         return _valued(INSTANCE.update().where(chosen), values)
-    locked: CTE = select(c.id).where(chosen).order_by(c.id).with_for_update(key_share=True).cte("locked")
+    lock = select(c.id).where(chosen).order_by(c.id).with_for_update(key_share=True)
+    # Here already: the columns of a CTE do not lead to what is in it.
+    locked: CTE = inline_constants(lock).cte("locked")
     return _valued(INSTANCE.update().where(c.id == locked.c.id), values)
 
 

@@ -578,19 +578,24 @@ async def test_new_runs_are_shared_and_what_is_not_fetched_is_started(
         assert {new.peers.dealt_to(run) for run in range(8)} == {None, other}
 
 
-async def test_runs_that_another_has_locked_are_looked_at_again_soon(airflow_db: Database) -> None:
+async def test_runs_that_another_has_locked_are_looked_at_again_soon(
+    airflow_db: Database, clock: Clock
+) -> None:
     """No probe would see that it leaves some of them."""
     write_dags(layered_dag("dag", [1]))
     run = create_run("dag")
     other_scheduler()
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
+        new = on(clock, assembly)
         await new.sweep.run_once()
         new.peers.deal_none_to(new.peers.others)
+        waits = []
         with create_session(scoped=False) as session:
             session.execute(select(DagRun.id).where(DagRun.id == run.id).with_for_update())
-            looks = [await new.start.run_once() for _ in range(7)]
-        assert [look.due_in for look in looks] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+            for seconds in (0.0, 0.01, 0.2, 0.5, 5.0):
+                clock.now += seconds
+                waits.append((await new.start.run_once()).due_in)
+        assert waits == pytest.approx([0.05, 0.05, 0.21, 0.71, 1.0])
         assert (await new.start.run_once()).counts == {"started": 1}
         assert (await new.start.run_once()).due_in is None
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Enum,
     Integer,
     MetaData,
     String,
@@ -22,11 +23,21 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
+from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 
-from async_scheduler.store.constants import inline_constants
+from async_scheduler.store.constants import PLAIN, inline_constants
 from async_scheduler.store.dialect import MYSQL, POSTGRESQL, SQLITE, STATEMENTS, Dialect
+from tests.databases.mysql_statements import load_all
 
 DIALECT: Any = asyncpg_dialect.dialect()  # type: ignore[no-untyped-call]
+
+
+class Kind(StrEnum):
+    """Stored by name, as SQLAlchemy does with an enum."""
+
+    FIRST = "1st"
+
+
 ROW = Table(
     "row",
     MetaData(),
@@ -34,6 +45,7 @@ ROW = Table(
     Column("state", String),
     Column("paused", Boolean),
     Column("at", DateTime),
+    Column("kind", Enum(Kind)),
 )
 
 
@@ -55,6 +67,7 @@ def text_of(statement: Any) -> str:
         (ROW.c.state.in_(["a", "b"]), "row.state IN ('a', 'b')"),
         (func.coalesce(ROW.c.id, -1) == 7, "coalesce(row.id, -1) = 7"),
         (ROW.c.paused == literal(True), "row.paused = true"),
+        (ROW.c.paused == literal(1, Boolean()), "row.paused = true"),
     ],
 )
 def test_constants_are_literals(condition: Any, text: str) -> None:
@@ -68,6 +81,8 @@ def test_constants_are_literals(condition: Any, text: str) -> None:
         ROW.c.state == bindparam("state", "running"),
         ROW.c.at > datetime(2020, 1, 1, tzinfo=UTC),
         ROW.c.state == "two\nlines",
+        ROW.c.state == "back\\slash",
+        ROW.c.kind == Kind.FIRST,
         ROW.c.state.in_([]),
         ROW.c.id.in_(bindparam("ids", expanding=True)),
     ],
@@ -75,6 +90,19 @@ def test_constants_are_literals(condition: Any, text: str) -> None:
 def test_what_is_given_later_or_is_not_plain_stays_a_parameter(condition: Any) -> None:
     compiled = inline_constants(select(ROW.c.id).where(condition)).compile(dialect=DIALECT)
     assert len(compiled.binds) >= 1
+
+
+def test_percent_signs_are_doubled_for_drivers_that_format() -> None:
+    statement = inline_constants(select(ROW.c.id).where(ROW.c.state == "100%"))
+    assert "'100%%'" in str(statement.compile(dialect=psycopg_dialect.dialect()))  # type: ignore[no-untyped-call]
+
+
+def test_no_statement_has_a_plain_constant_left() -> None:
+    load_all()
+    for name, build in STATEMENTS.items():
+        binds = build(POSTGRESQL).compile(dialect=DIALECT).binds.values()
+        left = [bind.value for bind in binds if bind.unique and isinstance(bind.type, PLAIN)]
+        assert not [value for value in left if value is not None], name
 
 
 def test_the_statement_that_was_given_stays_as_it_is() -> None:

@@ -157,7 +157,7 @@ class DirtyRuns:
         return before is None or before.finished != known.finished
 
     def knows(self, run: int) -> bool:
-        """Whether a visit here has seen *run*, which has not ended since."""
+        """Whether a visit here has seen *run*, and no sweep that it is gone."""
         return run in self._known
 
     def following(self, run: int) -> int | None:

@@ -37,7 +37,7 @@ Planned = tuple[StartableRun, "CompiledDag"]
 
 TAKEN_LOOK_AGAIN, TAKEN_AT_LEAST_EVERY = 0.05, 1.0
 """Seconds after which queued runs are looked at again that another scheduler has locked, for it may leave
-some of them; then twice as many, and so on up to the second."""
+some of them; then after as long as they have been locked, up to the second."""
 
 
 class StartDagRuns:
@@ -66,7 +66,7 @@ class StartDagRuns:
         self._peers = peers or Peers()
         self._patience = Patience(STARTS_LEFT_FOR)
         self._now = timezone.utcnow()
-        self._taken_again_in: float | None = None
+        self._taken_since: float | None = None
         self._room: set[str] = set()
         self._unreadable: set[str] = set()
         """The dags that the last pass could not start a run of: each is named once while that lasts."""
@@ -87,14 +87,17 @@ class StartDagRuns:
             {"started": len(started)},
             progressed=bool(started),
             more=more,
-            due_in=left_in if self._taken_again_in is None else self._taken_again_in,
+            due_in=left_in if self._taken_since is None else self._taken_again_in(self._taken_since),
         )
 
     async def _pass(self) -> tuple[list[Planned], set[UUID]]:
         """Return what was started; nothing is while dag versions, the second part, are not at hand."""
         async with transaction(self._sessions) as tx:
             claimed = await claim_startable(tx.session, self._window)
-            self._taken_again_in = None if claimed else await self._look_for_taken(tx)
+            if claimed or not await self._are_taken(tx):
+                self._taken_since = None
+            elif self._taken_since is None:
+                self._taken_since = self._patience.clock()
             left = self._left_to_others(claimed)
             claimed = [run for run in claimed if run.id not in left]
             unplanned = {run.version for run in claimed if run.version and self._lacks_plan(run)}
@@ -104,15 +107,15 @@ class StartDagRuns:
             self._now = timezone.utcnow()
             return ([] if unplanned else await self._start(tx, claimed, self._now)), unplanned
 
-    async def _look_for_taken(self, tx: Transaction) -> float | None:
-        """Return when to look again for runs that others have locked, None if there is none.
+    async def _are_taken(self, tx: Transaction) -> bool:
+        """Whether there are runs that others have locked, where none could be claimed.
 
         Locked rows are passed over without a word, and the probe does not see them become free.
         """
-        if not self._peers.others or not await is_any_startable(tx.session):
-            return None
-        before = self._taken_again_in
-        return TAKEN_LOOK_AGAIN if before is None else min(2 * before, TAKEN_AT_LEAST_EVERY)
+        return bool(self._peers.others) and await is_any_startable(tx.session)
+
+    def _taken_again_in(self, since: float) -> float:
+        return min(max(TAKEN_LOOK_AGAIN, self._patience.clock() - since), TAKEN_AT_LEAST_EVERY)
 
     def _left_to_others(self, claimed: Sequence[StartableRun]) -> set[int]:
         """Return the runs that other schedulers get first, which go on with what they start.

@@ -54,7 +54,8 @@ class Sweep:
     another scheduler is gone.
 
     A run that was examined between two sweeps, or here before its first, has events that bring further
-    visits: when it has changed, it is marked only if no visit has begun until the next sweep.
+    visits: when it has changed, it is marked only if no visit has begun until the next sweep: up to two
+    intervals after the change.
 
     A change in a run of another live scheduler is that one's to find. While it is at work only some sweeps
     look at its runs. One is marked here when the other has examined none of its runs until the next look, or

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow._shared.timezones import timezone
@@ -40,6 +39,48 @@ class Examined:
     flagged: int
     ended: int
 
+    @property
+    def progressed(self) -> bool:
+        """Whether anything was changed."""
+        return self.scheduled > 0 or self.flagged > 0 or self.ended > 0
+
+
+class Parts:
+    """Cuts what Airflow selects into parts, each examined in a transaction of its own.
+
+    Airflow selects in an order in which some runs come first again and again: those of backfills after all
+    others, and those that it cannot examine before all others. So a part has none that another part of the
+    same turn had, whatever became of it. A turn is over when all that is selected has been in a part. It is
+    followed by another one if it has changed anything, as what was looked at first may be out of date.
+
+    :param most: how many runs a part has at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._before: set[int] = set()
+        self._part: set[int] = set()
+        self._is_last = True
+        self._progressed = False
+
+    def choose(self, selected: Iterable[DagRun]) -> list[DagRun]:
+        """Return the next part. If its transaction fails, it is chosen again."""
+        left = [run for run in selected if run.id not in self._before]
+        part = left[: self._most]
+        self._part = {run.id for run in part}
+        self._is_last = len(left) <= self._most
+        return part
+
+    def follow(self, *, progressed: bool) -> bool:
+        """Note that the part has been examined; return whether another one has to be at once."""
+        self._progressed |= progressed
+        self._before |= self._part
+        if not self._is_last:
+            return True
+        again, self._progressed = self._progressed, False
+        self._before.clear()
+        return again
+
 
 class ScheduleTaskInstances:
     """Mirrors the middle of ``SchedulerJobRunner._do_scheduling``.
@@ -47,17 +88,16 @@ class ScheduleTaskInstances:
     Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED (a window of 20), then UPDATEs of their task instances and of
     ``dag.exceeds_max_non_backfill`` that wait, until one commit.
 
-    :param window: how many runs one transaction examines at most, if fewer than Airflow selects and locks:
-        for databases without row locks, where a transaction keeps all others from writing.
+    :param most: how many runs one transaction examines at most, of those that Airflow selects; None for all.
+        Only where no rows are locked.
     """
 
     name = "schedule"
 
-    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, window: int | None = None) -> None:
+    def __init__(self, scheduler: SchedulerJobRunner, sessions: Sessions, most: int | None = None) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
-        selected: int = DagRun.DEFAULT_DAGRUNS_TO_EXAMINE
-        self._window = min(window or selected, selected)
+        self._parts = Parts(most) if most else None
         self._asked_at = timezone.utcnow()
         self._examining_all = False
 
@@ -71,8 +111,11 @@ class ScheduleTaskInstances:
             self._asked_at = timezone.utcnow()
         async with transaction(self._sessions) as tx:
             seen = await tx.run(self._schedule, tx.sync_session)
-        full_window = seen.runs >= self._window
-        self._examining_all = full_window and (seen.oldest is None or seen.oldest < self._asked_at)
+        if self._parts is not None:
+            self._examining_all = self._parts.follow(progressed=seen.progressed)
+        else:
+            full_window = seen.runs >= DagRun.DEFAULT_DAGRUNS_TO_EXAMINE
+            self._examining_all = full_window and (seen.oldest is None or seen.oldest < self._asked_at)
         return Outcome(
             {
                 "examined": seen.runs,
@@ -80,14 +123,15 @@ class ScheduleTaskInstances:
                 "flagged": seen.flagged,
                 "ended": seen.ended,
             },
-            progressed=seen.scheduled > 0 or seen.flagged > 0 or seen.ended > 0,
+            progressed=seen.progressed,
             # A state flagged in this pass is seen by the downstream tasks in the next one only.
             more=self._examining_all or seen.flagged > 0,
             wakes=("enqueue", "start", "create") if seen.ended else ("enqueue",),
         )
 
     def _schedule(self, session: Session) -> Examined:
-        runs = list(islice(DagRun.get_running_dag_runs_to_examine(session=session), self._window))
+        selected = DagRun.get_running_dag_runs_to_examine(session=session)
+        runs = list(selected) if self._parts is None else self._parts.choose(selected)
         oldest = _oldest_decision(runs)
         self._scheduler._stamp_team_names(runs, session)
         changes = examine_and_send(self._scheduler, runs, session)
