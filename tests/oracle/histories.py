@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 MOST_ENDS = 1000
 """So many times all that is held ends, at the end of a story; then it must be over."""
+WAITS_FOR_EVER = 3
+"""When time has passed so often and nothing ended or changed, what waits does not wait for time: for a task,
+say, that another version of the dag has put into a pool without slots."""
 numbers = itertools.count()
 
 
@@ -89,10 +92,15 @@ class Life:
         yield from self._history()
         self._take_up()
         yield self._rest("its taking up again")
+        before, unchanged = None, 0
         for _ in range(MOST_ENDS):
-            if not self._all_end():
+            ended = self._all_end()
+            if not ended and (unchanged >= WAITS_FOR_EVER or not self._any_waits()):
                 return
-            yield self._rest("the end of all that was held")
+            rest = self._rest("the end of all that was held")
+            unchanged = 0 if ended or rest.picture != before else unchanged + 1
+            before = rest.picture
+            yield rest
         raise AssertionError("the story does not come to an end")
 
     def _history(self) -> Iterator[Rest]:
@@ -163,7 +171,7 @@ class Life:
             session.execute(update(Backfill).values(is_paused=False))
 
     def _all_end(self) -> bool:
-        """Let time pass and all end that is held; return whether anything may come of it.
+        """Let time pass and all end that is held; return whether anything was.
 
         In this order: what is to go on later must not be due before its executor has said that it left. That
         would be a race under any scheduler.
@@ -171,8 +179,10 @@ class Life:
         held = self._workers.in_order()
         self._clock.put_forward()
         self._let_end(held)
-        if held:
-            return True
+        return bool(held)
+
+    def _any_waits(self) -> bool:
+        """Whether a task instance is to go on when its time has come."""
         with create_session() as session:
             waiting = TaskInstance.state.in_(("up_for_retry", "up_for_reschedule"))
             return bool(session.scalar(select(func.count()).select_from(TaskInstance).where(waiting)))
