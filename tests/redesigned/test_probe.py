@@ -10,7 +10,8 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import update
 
-from async_scheduler.routines.redesigned.probe import FOLLOWERS, Probe
+from async_scheduler.routines.redesigned.peers import Peers
+from async_scheduler.routines.redesigned.probe import BESIDE_OTHERS_KIND, FOLLOWERS, Probe
 from async_scheduler.store.waiting import Waiting
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED
@@ -100,6 +101,20 @@ async def test_the_end_of_a_run_wakes_start_where_a_queued_one_was_seen(airflow_
         create_run("dag", 3)
         await new.probe.run_once()
         assert await wakes_of_an_end(new, 4) == ("enqueue", "start")
+
+
+async def test_beside_a_scheduler_that_starts_whatever_it_finds_the_next_look_is_sooner(
+    airflow_db: Database,
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        peers = Peers(1)
+        usual, sooner = (Probe(assembly._sessions, 0, peers, interval=every) for every in (0.25, 0.01))
+        peers.see({1, 2}, {1, 2})
+        assert (await usual.run_once()).due_in is None
+        peers.see({1, 2, 3}, {1, 2})
+        assert (await usual.run_once()).due_in == BESIDE_OTHERS_KIND
+        assert (await sooner.run_once()).due_in == 0.01, "the setting is the most"
 
 
 async def wakes_of_an_end(new: RedesignedStages, number: int) -> tuple[str, ...] | None:

@@ -93,6 +93,11 @@ class Peers:
         self.in_doubt = False
         return bool(before - self.others)
 
+    @property
+    def beside_others_kind(self) -> bool:
+        """Whether a scheduler is alive that does not share by these rules, such as a stock one."""
+        return bool(self.others - self._fellows)
+
     def has(self, owner: int | None) -> bool:
         """Whether a run examined last by the job *owner* is another live scheduler's."""
         return owner in self.others

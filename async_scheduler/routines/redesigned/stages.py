@@ -62,7 +62,13 @@ class RedesignedStages:
             self.peers,
             alive_within,
         )
-        self.probe = Probe(sessions, float(scheduler._scheduler_idle_sleep_time), self.peers, alive_within)
+        self.probe = Probe(
+            sessions,
+            float(scheduler._scheduler_idle_sleep_time),
+            self.peers,
+            alive_within,
+            settings.probe_interval,
+        )
         self.schedule = ScheduleTaskInstances(
             scheduler,
             sessions,
