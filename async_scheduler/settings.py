@@ -172,7 +172,8 @@ OPTIONS: tuple[Option, ...] = (
         "0.25",
         _number(0.01, 60, "seconds"),
         "How often the redesigned scheduler looks, with one statement for all stages, for new work that "
-        "others have made: queued runs, dags that are due, asset events, deadlines, callbacks.",
+        "others have made: queued runs, dags that are due, asset events, deadlines, callbacks. Beside a "
+        "stock scheduler at least every 0.15 seconds.",
     ),
     Option(
         "sweep_interval",

@@ -30,7 +30,7 @@ FOLLOWERS: Mapping[str, str] = {
 
 BESIDE_OTHERS_KIND = 0.15
 """Seconds between two looks beside a scheduler that starts whatever it finds in each of its loops, as a stock
-one does: it has every run that this one does not see first, and the less often the busier the machine is."""
+one does: it gets every run that this one does not see first. On a busy machine that were nearly all."""
 
 
 class Probe:
