@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from async_scheduler.decide.admit import Candidate, Starved
 from async_scheduler.store.dialect import Dialect, among, dialect_of, keyed, keys, locked, statement, still
-from async_scheduler.store.tables import DAG, INSTANCE, RUN
+from async_scheduler.store.tables import DAG, INSTANCE, RUN, of_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +160,7 @@ def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
             DAG.c.has_task_concurrency_limits,
             RUN.c.scheduled_by_job_id,
         )
-        .join(RUN, and_(RUN.c.dag_id == c.dag_id, RUN.c.run_id == c.run_id))
+        .join(RUN, of_run())
         .join(DAG, DAG.c.dag_id == c.dag_id)
         .where(still(c.state, ("scheduled",)))
         .order_by(c.priority_weight.desc(), RUN.c.logical_date, c.map_index, c.id)

@@ -8,7 +8,7 @@ from sqlalchemy import and_, bindparam, literal_column, select, true
 
 from async_scheduler.store.connection import run_on_connection
 from async_scheduler.store.dialect import Dialect, among, dialect_of, given, keyed, keys, statement
-from async_scheduler.store.tables import INSTANCE, RESCHEDULE, RUN
+from async_scheduler.store.tables import INSTANCE, RESCHEDULE, RUN, of_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -56,14 +56,10 @@ def _columns() -> list[Any]:
     return [INSTANCE.c[name] for name in ReportedRow._fields[1:]]
 
 
-def _of_run() -> Any:
-    return and_(RUN.c.dag_id == INSTANCE.c.dag_id, RUN.c.run_id == INSTANCE.c.run_id)
-
-
 @statement
 def reported(dialect: Dialect) -> Select[Any]:
     """Select the task instances *ids* with the ids of their runs."""
-    return select(RUN.c.id, *_columns()).join(RUN, _of_run()).where(among(INSTANCE.c.id, "ids", dialect))
+    return select(RUN.c.id, *_columns()).join(RUN, of_run()).where(among(INSTANCE.c.id, "ids", dialect))
 
 
 @statement
@@ -72,15 +68,15 @@ def reported_by_key(dialect: Dialect) -> Select[Any]:
     c = INSTANCE.c
     key = (c.dag_id, c.task_id, c.run_id, c.map_index)
     if not dialect.is_postgresql:
-        return select(RUN.c.id, *_columns()).join(RUN, _of_run()).where(keyed(key, "keys", dialect))
+        return select(RUN.c.id, *_columns()).join(RUN, of_run()).where(keyed(key, "keys", dialect))
     # Run by run: the planner believes that each key leads to few rows whatever the index, and would read all
     # of a wide map again for each of its instances.
     wanted = given(key, "keys")
     runs = select(wanted.c.k0, wanted.c.k2).distinct().subquery("runs")
-    of_run = (
+    of_each = (
         select(*_columns()).where(c.dag_id == runs.c.k0, c.run_id == runs.c.k2).offset(literal_column("0"))
     )
-    found = of_run.lateral("found")
+    found = of_each.lateral("found")
     same = (found.c[column.name] == part for column, part in zip(key, wanted.c, strict=True))
     run = and_(RUN.c.dag_id == found.c.dag_id, RUN.c.run_id == found.c.run_id)
     source = runs.join(found, true()).join(wanted, and_(*same)).join(RUN, run)

@@ -9,7 +9,7 @@ from airflow.models.taskinstance import TaskInstanceNote
 from sqlalchemy import bindparam, delete, exists, select
 
 from async_scheduler.store.dialect import Dialect, among, dialect_of, statement, still
-from async_scheduler.store.tables import INSTANCE, RESCHEDULE, RUN, TASK_MAP, XCOM
+from async_scheduler.store.tables import INSTANCE, RESCHEDULE, RUN, TASK_MAP, XCOM, of_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def unexpanded(dialect: Dialect) -> Select[Any]:
     c = INSTANCE.c
     return (
         select(c.id, c.dag_id, c.task_id, c.run_id, c.dag_version_id, RUN.c.context_carrier)
-        .join(RUN, (RUN.c.dag_id == c.dag_id) & (RUN.c.run_id == c.run_id))
+        .join(RUN, of_run())
         .where(among(c.id, "ids", dialect), c.map_index == -1)
     )
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    true,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
@@ -33,7 +34,7 @@ from async_scheduler.store.dialect import (
     statement,
     still,
 )
-from async_scheduler.store.tables import FINISHED, INSTANCE, RUN, SCHEDULABLE
+from async_scheduler.store.tables import FINISHED, INSTANCE, RUN, SCHEDULABLE, of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,31 +105,37 @@ def _digest() -> ColumnElement[Any]:
     return func.sum(func.uuid_hash_extended(c.id, cast(c.map_index, BigInteger)))
 
 
+def _run_by_run(dialect: Dialect, *aggregates: ColumnElement[Any]) -> Select[Any]:
+    """Select *aggregates* of the task instances of each of the runs *ids* that has any; PostgreSQL only.
+
+    Lateral, so that each run costs a look-up in the index on (dag_id, run_id), whatever the plan was made
+    for: for a join with GROUP BY the plan that is kept for any number of runs reads the whole table where
+    a few running runs hold most of it.
+    """
+    found = select(*aggregates).where(of_run()).having(func.count() > 0).correlate(RUN).lateral("found")
+    source = RUN.join(found, true())
+    return select(RUN.c.id, *found.c).select_from(source).where(among(RUN.c.id, "ids", dialect))
+
+
 @statement
 def states(dialect: Dialect) -> Select[Any]:
     """Select the task instances of the runs *ids*: on PostgreSQL one row of arrays per run."""
     c = INSTANCE.c
     open_id = case((or_(c.state.is_(None), c.state.not_in(FINISHED)), c.id))
-    of_run = (c.dag_id == RUN.c.dag_id) & (c.run_id == RUN.c.run_id)
     if not dialect.is_postgresql:
         return (
             select(RUN.c.id, c.task_id, c.state, open_id, c.map_index)
-            .join(INSTANCE, of_run)
+            .join(INSTANCE, of_run())
             .where(among(RUN.c.id, "ids", dialect))
         )
     aggregate = func.array_agg
-    return (
-        select(
-            RUN.c.id,
-            aggregate(c.task_id),
-            aggregate(c.state),
-            aggregate(c.id),
-            case((func.max(c.map_index) >= 0, aggregate(c.map_index))),
-            _digest(),
-        )
-        .join(INSTANCE, of_run)
-        .where(among(RUN.c.id, "ids", dialect))
-        .group_by(RUN.c.id)
+    return _run_by_run(
+        dialect,
+        aggregate(c.task_id),
+        aggregate(c.state),
+        aggregate(c.id),
+        case((func.max(c.map_index) >= 0, aggregate(c.map_index))),
+        _digest(),
     )
 
 
@@ -165,17 +172,8 @@ def packed(dialect: Dialect) -> Select[Any]:
         (c.state.is_(None), literal_column(f"'{_LETTERS[NO_STATE]}'")),
         else_=case(by_name, value=c.state, else_=literal_column("'?'")),
     )
-    return (
-        select(
-            RUN.c.id,
-            func.count(),
-            _digest(),
-            func.string_agg(letter, aggregate_order_by(literal_column("''"), c.id)),
-        )
-        .join(INSTANCE, (c.dag_id == RUN.c.dag_id) & (c.run_id == RUN.c.run_id))
-        .where(among(RUN.c.id, "ids", dialect))
-        .group_by(RUN.c.id)
-    )
+    letters_by_id = func.string_agg(letter, aggregate_order_by(literal_column("''"), c.id))
+    return _run_by_run(dialect, func.count(), _digest(), letters_by_id)
 
 
 async def load_packed(session: AsyncSession, ids: Sequence[int]) -> dict[int, PackedStates]:
@@ -287,12 +285,8 @@ async def mark_flagged(
 def first_starts(dialect: Dialect) -> Select[Any]:
     """Select the earliest start among the finished task instances of each of the runs *ids*."""
     c = INSTANCE.c
-    return (
-        select(RUN.c.id, func.min(c.start_date))
-        .join(INSTANCE, (c.dag_id == RUN.c.dag_id) & (c.run_id == RUN.c.run_id))
-        .where(among(RUN.c.id, "ids", dialect), still(c.state, FINISHED))
-        .group_by(RUN.c.id)
-    )
+    first = select(func.min(c.start_date)).where(of_run(), still(c.state, FINISHED)).correlate(RUN)
+    return select(RUN.c.id, first.scalar_subquery()).where(among(RUN.c.id, "ids", dialect))
 
 
 async def first_start_dates(session: AsyncSession, ids: Sequence[int]) -> dict[int, datetime]:

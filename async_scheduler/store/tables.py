@@ -17,7 +17,7 @@ from airflow.models.taskreschedule import TaskReschedule
 from airflow.models.xcom import XComModel
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
+    from sqlalchemy import ColumnElement, Table
 
 BACKFILL: Table = Backfill.__table__
 BACKFILL_RUN: Table = BackfillDagRun.__table__
@@ -35,3 +35,8 @@ XCOM: Table = XComModel.__table__
 SCHEDULABLE = ("up_for_retry", "up_for_reschedule")
 """The states beside NULL from which a task instance may become scheduled."""
 FINISHED = ("success", "failed", "skipped", "upstream_failed", "removed")
+
+
+def of_run(table: Table = INSTANCE) -> ColumnElement[bool]:
+    """Return the condition that a row of *table* belongs to a dag run."""
+    return (table.c.dag_id == RUN.c.dag_id) & (table.c.run_id == RUN.c.run_id)

@@ -9,7 +9,7 @@ from airflow.models.xcom import XComModel
 from sqlalchemy import Select, bindparam, case, func, or_, select
 
 from async_scheduler.store.dialect import Dialect, among, dialect_of, keyed, keys, statement
-from async_scheduler.store.tables import INSTANCE, RESCHEDULE, RUN, TASK_MAP, XCOM
+from async_scheduler.store.tables import INSTANCE, RESCHEDULE, RUN, TASK_MAP, XCOM, of_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def lengths(dialect: Dialect) -> Select[Any]:
     c = TASK_MAP.c
     return (
         select(RUN.c.id, c.task_id, c.length)
-        .join(RUN, (RUN.c.dag_id == c.dag_id) & (RUN.c.run_id == c.run_id))
+        .join(RUN, of_run(TASK_MAP))
         .where(among(RUN.c.id, "ids", dialect), c.map_index < 0)
     )
 
@@ -157,7 +157,7 @@ def seen_before(dialect: Dialect) -> Select[Any]:
     c = INSTANCE.c
     return (
         select(c.task_id)
-        .join(RUN, (RUN.c.dag_id == c.dag_id) & (RUN.c.run_id == c.run_id))
+        .join(RUN, of_run())
         .where(
             keyed((c.dag_id, c.task_id), "tasks", dialect),
             RUN.c.logical_date < bindparam("date", type_=RUN.c.logical_date.type),

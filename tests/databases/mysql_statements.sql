@@ -7,7 +7,7 @@ SELECT (SELECT count(*) AS count_1
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
 FROM task_instance USE INDEX (ti_state)
 WHERE task_instance.state = %s) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits, dag_run.scheduled_by_job_id
-FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
+FROM task_instance INNER JOIN dag_run ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
 FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_run.logical_date AS logical_date, waiting.map_index AS map_index, dag.max_active_tasks AS most, row_number() OVER (PARTITION BY waiting.dag_id, waiting.run_id ORDER BY waiting.priority_weight DESC, dag_run.logical_date, waiting.map_index, waiting.id) AS place
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
 FROM task_instance USE INDEX (ti_state)
@@ -22,7 +22,7 @@ SELECT (SELECT count(*) AS count_1
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
 FROM task_instance USE INDEX (ti_state)
 WHERE task_instance.state = %s AND (task_instance.pool NOT IN (__[POSTCOMPILE_pools])) AND (coalesce(task_instance.executor, %s) NOT IN (__[POSTCOMPILE_executors])) AND ((task_instance.dag_id, task_instance.run_id) NOT IN (__[POSTCOMPILE_runs])) AND ((task_instance.dag_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_tasks])) AND ((task_instance.dag_id, task_instance.run_id, task_instance.task_id) NOT IN (__[POSTCOMPILE_run_tasks]))) AS waiting) AS anon_1, task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.pool, task_instance.pool_slots, task_instance.executor, dag.max_active_tasks, dag.has_task_concurrency_limits, dag_run.scheduled_by_job_id
-FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
+FROM task_instance INNER JOIN dag_run ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id INNER JOIN dag ON dag.dag_id = task_instance.dag_id INNER JOIN (SELECT ranked.id AS id
 FROM (SELECT waiting.id AS id, waiting.priority_weight AS priority_weight, dag_run.logical_date AS logical_date, waiting.map_index AS map_index, dag.max_active_tasks AS most, row_number() OVER (PARTITION BY waiting.dag_id, waiting.run_id ORDER BY waiting.priority_weight DESC, dag_run.logical_date, waiting.map_index, waiting.id) AS place
 FROM (SELECT task_instance.id AS id, task_instance.dag_id AS dag_id, task_instance.run_id AS run_id, task_instance.priority_weight AS priority_weight, task_instance.map_index AS map_index
 FROM task_instance USE INDEX (ti_state)
@@ -81,12 +81,12 @@ UPDATE task_instance SET updated_at=%s, external_executor_id=%s WHERE task_insta
 
 -- events.reported
 SELECT dag_run.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.id AS id_1, task_instance.state, task_instance.try_number, task_instance.max_tries, task_instance.queued_by_job_id, task_instance.start_date, task_instance.end_date, task_instance.duration, task_instance.pool, task_instance.queue, task_instance.priority_weight, task_instance.operator, task_instance.queued_dttm, task_instance.scheduled_dttm, task_instance.pid
-FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id
+FROM task_instance INNER JOIN dag_run ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id
 WHERE task_instance.id IN (__[POSTCOMPILE_ids]);
 
 -- events.reported_by_key
 SELECT dag_run.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index, task_instance.id AS id_1, task_instance.state, task_instance.try_number, task_instance.max_tries, task_instance.queued_by_job_id, task_instance.start_date, task_instance.end_date, task_instance.duration, task_instance.pool, task_instance.queue, task_instance.priority_weight, task_instance.operator, task_instance.queued_dttm, task_instance.scheduled_dttm, task_instance.pid
-FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id
+FROM task_instance INNER JOIN dag_run ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id
 WHERE (task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.map_index) IN (__[POSTCOMPILE_keys]);
 
 -- events.rescheduled
@@ -118,7 +118,7 @@ DELETE FROM task_reschedule WHERE task_reschedule.ti_id IN (__[POSTCOMPILE_ids])
 
 -- expansion.unexpanded
 SELECT task_instance.id, task_instance.dag_id, task_instance.task_id, task_instance.run_id, task_instance.dag_version_id, dag_run.context_carrier
-FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id
+FROM task_instance INNER JOIN dag_run ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id
 WHERE task_instance.id IN (__[POSTCOMPILE_ids]) AND task_instance.map_index = %s;
 
 -- expansion.xcoms
@@ -164,9 +164,11 @@ FROM task_instance
 WHERE task_instance.id IN (__[POSTCOMPILE_ids]) AND coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2]);
 
 -- instances.first_starts
-SELECT dag_run.id, min(task_instance.start_date) AS min_1
-FROM dag_run INNER JOIN task_instance ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id
-WHERE dag_run.id IN (__[POSTCOMPILE_ids]) AND coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2]) GROUP BY dag_run.id;
+SELECT dag_run.id, (SELECT min(task_instance.start_date) AS min_1
+FROM task_instance
+WHERE task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id AND coalesce(task_instance.state, %s) IN (__[POSTCOMPILE_coalesce_2])) AS anon_1
+FROM dag_run
+WHERE dag_run.id IN (__[POSTCOMPILE_ids]);
 
 -- instances.flag
 UPDATE task_instance SET duration=(timestampdiff(MICROSECOND, coalesce(task_instance.start_date, %s), coalesce(task_instance.end_date, %s)) / %s), start_date=coalesce(task_instance.start_date, %s), end_date=coalesce(task_instance.end_date, %s), state=%s, updated_at=%s WHERE task_instance.id IN (__[POSTCOMPILE_ids]) AND coalesce(task_instance.state, %s) = %s;
@@ -408,7 +410,7 @@ WHERE xcom.dag_run_id IN (__[POSTCOMPILE_ids]) AND xcom.`key` = %s;
 
 -- waits.lengths
 SELECT dag_run.id, task_map.task_id, task_map.length
-FROM task_map INNER JOIN dag_run ON dag_run.dag_id = task_map.dag_id AND dag_run.run_id = task_map.run_id
+FROM task_map INNER JOIN dag_run ON task_map.dag_id = dag_run.dag_id AND task_map.run_id = dag_run.run_id
 WHERE dag_run.id IN (__[POSTCOMPILE_ids]) AND task_map.map_index < %s;
 
 -- waits.previous
@@ -430,7 +432,7 @@ WHERE xcom.dag_run_id IN (__[POSTCOMPILE_ids]) AND xcom.`key` = %s AND xcom.map_
 
 -- waits.seen_before
 SELECT DISTINCT task_instance.task_id
-FROM task_instance INNER JOIN dag_run ON dag_run.dag_id = task_instance.dag_id AND dag_run.run_id = task_instance.run_id
+FROM task_instance INNER JOIN dag_run ON task_instance.dag_id = dag_run.dag_id AND task_instance.run_id = dag_run.run_id
 WHERE (task_instance.dag_id, task_instance.task_id) IN (__[POSTCOMPILE_tasks]) AND dag_run.logical_date < %s;
 
 -- waits.unsuccessful

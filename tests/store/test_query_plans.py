@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import asyncpg as asyncpg_dialect
 
 import async_scheduler.store.creation
+import async_scheduler.store.instances
 import async_scheduler.store.queued
 import async_scheduler.store.running  # noqa: F401  (registers its statements)
 from async_scheduler.store.dialect import POSTGRESQL, STATEMENTS
@@ -153,6 +154,24 @@ def _parameters(runs: list[int], instances: list[Any]) -> dict[str, Any]:
         "keys_2": ["run_1"] * 3,
         "keys_3": [-1] * 3,
     }
+
+
+OF_A_RUN = ("instances.states", "instances.packed", "instances.first_starts", "running.fingerprint")
+"""They read the task instances of some runs, and are asked over and over while these run."""
+
+
+async def test_plans_kept_for_a_few_large_runs_read_no_other_ones(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [10] * 30))
+    for number in range(40):
+        create_run("dag", number, state=DagRunState.RUNNING)
+    where = {"host": airflow_db.socket_dir, "user": "postgres", "dbname": airflow_db.name}
+    with closing(psycopg2.connect(**where)) as kept:
+        with kept.cursor() as cursor:
+            cursor.execute("ANALYZE")
+        for name in OF_A_RUN:
+            plan = explain_for_all(kept, name)
+            assert "ti_dag_run" in plan, f"{name}\n{plan}"
+            assert "Seq Scan on task_instance " not in plan, f"{name}\n{plan}"
 
 
 @pytest.mark.parametrize("name", HOT)
