@@ -57,11 +57,16 @@ class Board:
         self._expected = plan.sizes if not plan.expands else [self._count(s) for s in plan.sets]
 
     def _count_all(self) -> None:
-        rows = self.rows
+        """Count what there is and what of it has finished; ``_finish`` spelt out, as each visit begins so."""
+        rows, finished_rows, tally, done = self.rows, self.finished_rows, self._tally, self._done
+        sets_with = self.plan.sets_with
         for task, state in zip(self.tasks, self.states, strict=True):
             rows[task] += 1
             if state <= LAST_FINISHED:
-                self._finish(task, state)
+                finished_rows[task] += 1
+                for number in sets_with[task]:
+                    tally[number * FINISHED_COUNT + state] += 1
+                    done[number] += 1
 
     def _finish(self, task: int, state: int) -> None:
         self.finished_rows[task] += 1

@@ -80,7 +80,7 @@ class Visit:
         self._hopeless = bytearray(len(board.states))
         """1 for candidates whose dependencies are unmet in the current counts, waiting time apart."""
         self._outcome = Outcome()
-        self._unfinished = sum(1 for state in board.states if state > LAST_FINISHED)
+        self._unfinished = len(board.states) - sum(board.finished_rows)
 
     def settle(self) -> Outcome:
         """Run rounds until one changes nothing, or ends the run.
@@ -113,7 +113,9 @@ class Visit:
             changed, unfinished = True, self._unfinished > len(flagged) + len(resolved)
         if not (ready or changed):
             # As in Airflow, what the pass itself flagged still counts as unfinished.
-            still = sorted(flagged + [p for p, state in enumerate(states) if state > LAST_FINISHED])
+            still = [position for position, state in enumerate(states) if state > LAST_FINISHED]
+            if flagged:
+                still = sorted(flagged + still)
             probed, runnable, recount = self._probe(still)
             if outcome.unsettled:
                 # What this visit scheduled can be flagged only once that is written. The next visit goes
@@ -215,12 +217,14 @@ class Visit:
         return emptied
 
     def _may_deadlock(self, unfinished: list[int]) -> bool:
-        """Return whether the run is deadlocked if none of *unfinished* can run (``should_schedule``)."""
-        tasks, plan, states = self._board.tasks, self._board.plan.tasks, self._states
-        return bool(unfinished) and not any(
-            states[position] in (DEFERRED, AWAITING_INPUT) or plan[tasks[position]].hides_deadlock
-            for position in unfinished
-        )
+        """Return whether the run is deadlocked if none of *unfinished* can run (``should_schedule``).
+
+        These are all that are not finished now, and maybe some that this round has flagged.
+        """
+        tasks, hiders, states = self._board.tasks, self._board.plan.deadlock_hiders, self._states
+        if not unfinished or DEFERRED in states or AWAITING_INPUT in states:
+            return False
+        return not hiders or hiders.isdisjoint(tasks[position] for position in unfinished)
 
     def _probe(self, unfinished: list[int]) -> tuple[list[int], bool, bool]:
         """Look for an unfinished task instance that may still run (``DagRun._are_premature_tis``).

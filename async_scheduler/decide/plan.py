@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -141,18 +142,20 @@ class DagPlan:
     """Whether an instance without a state may have to wait for a reschedule."""
     patient: tuple[bool, ...] = ()
     """For each task, whether its rule is patient (``rules.PATIENT``)."""
+    # What each visit asks, told by the tasks:
+    has_past: bool = field(init=False)
+    """Whether some task depends on the previous run."""
+    has_maps: bool = field(init=False)
+    """Whether some task is mapped over results."""
+    has_skips: bool = field(init=False)
+    """Whether some task may be skipped by a decision that its upstream left in an XCom."""
+    deadlock_hiders: frozenset[int] = field(init=False)
+    """The tasks that rule a deadlock out while an instance of theirs is unfinished (``hides_deadlock``)."""
 
-    @property
-    def has_past(self) -> bool:
-        """Whether some task depends on the previous run."""
-        return any(task.depends_on_past for task in self.tasks)
-
-    @property
-    def has_maps(self) -> bool:
-        """Whether some task is mapped over results."""
-        return any(task.inputs for task in self.tasks)
-
-    @property
-    def has_skips(self) -> bool:
-        """Whether some task may be skipped by a decision that its upstream left in an XCom."""
-        return any(task.skip_parents for task in self.tasks)
+    def __post_init__(self) -> None:
+        """Gather what is told by the tasks."""
+        tell = partial(object.__setattr__, self)
+        tell("has_past", any(task.depends_on_past for task in self.tasks))
+        tell("has_maps", any(task.inputs for task in self.tasks))
+        tell("has_skips", any(task.skip_parents for task in self.tasks))
+        tell("deadlock_hiders", frozenset(n for n, task in enumerate(self.tasks) if task.hides_deadlock))

@@ -76,7 +76,7 @@ class Layout:
             states = unpack(packed.states)
         except KeyError:
             raise UnknownTasks from None
-        return Board(self.plan, self.tasks, self.map_indexes, [states[rank] for rank in self.ranks])
+        return Board(self.plan, self.tasks, self.map_indexes, list(map(states.__getitem__, self.ranks)))
 
 
 class Layouts:

@@ -103,5 +103,5 @@ class NextVisits:
 
 
 def _known(one: Visited) -> Known:
-    finished = sum(state <= LAST_FINISHED for state in one.board.states)
+    finished = sum(map(LAST_FINISHED.__ge__, one.board.states))
     return Known(one.run.dag_id, one.run.logical_date, finished, one.compiled.plan.has_past)
