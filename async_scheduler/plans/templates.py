@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,24 @@ from airflow.task.priority_strategy import (
     validate_and_load_priority_weight_strategy,
 )
 
+from async_scheduler.plans.weights import downstream_weights, upstream_weights
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow.serialization.definitions.dag import SerializedDAG
     from airflow.serialization.definitions.mappedoperator import Operator
 
-STATELESS_WEIGHTS = (
-    _AbsolutePriorityWeightStrategy,
-    _DownstreamPriorityWeightStrategy,
-    _UpstreamPriorityWeightStrategy,
-)
-"""Weight rules that look at the dag only. A rule of the user's may look at the task instance."""
+Weights = Callable[["SerializedDAG"], Mapping[str, int]]
+
+STATELESS_WEIGHTS: dict[type, Weights] = {
+    _AbsolutePriorityWeightStrategy: lambda dag: {
+        task_id: op.priority_weight for task_id, op in dag.task_dict.items()
+    },
+    _DownstreamPriorityWeightStrategy: downstream_weights,
+    _UpstreamPriorityWeightStrategy: upstream_weights,
+}
+"""The weights by task id under each rule that looks at the dag only; one of the user's may look at more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +83,11 @@ class TaskTemplate:
 
 def compile_templates(dag: SerializedDAG) -> tuple[TaskTemplate, ...] | None:
     """Return the templates of *dag*'s tasks, None where a task's weight depends on the task instance."""
-    strategies = [_strategy(op) for op in dag.task_dict.values()]
-    if not all(type(strategy) in STATELESS_WEIGHTS for strategy in strategies):
+    rules = {task_id: type(_strategy(op)) for task_id, op in dag.task_dict.items()}
+    if not STATELESS_WEIGHTS.keys() >= set(rules.values()):
         return None
-    return tuple(
-        _template(op, strategy) for op, strategy in zip(dag.task_dict.values(), strategies, strict=True)
-    )
+    weights = {rule: STATELESS_WEIGHTS[rule](dag) for rule in set(rules.values())}
+    return tuple(_template(op, weights[rules[task_id]][task_id]) for task_id, op in dag.task_dict.items())
 
 
 def _strategy(op: Operator) -> Any:
@@ -89,21 +95,14 @@ def _strategy(op: Operator) -> Any:
     return rule if hasattr(rule, "get_weight") else validate_and_load_priority_weight_strategy(rule)
 
 
-@dataclass(frozen=True, slots=True)
-class _Weighed:
-    """As much of a task instance as the stateless weight rules look at."""
-
-    task: Any
-
-
-def _template(op: Operator, strategy: Any) -> TaskTemplate:
+def _template(op: Operator, weight: int) -> TaskTemplate:
     return TaskTemplate(
         task_id=op.task_id,
         map_indexes=_map_indexes(op),
         queue=op.queue,
         pool=op.pool,
         pool_slots=op.pool_slots,
-        priority_weight=strategy.get_weight(_Weighed(op)),
+        priority_weight=weight,
         max_tries=op.retries,
         executor=op.executor,
         executor_config=op.executor_config,
