@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import RUN_DIRECTORY
 from tests.faults.field import Fields
-from tests.faults.report import earlier, write
+from tests.faults.report import add
 from tests.faults.server import FaultServer
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def record() -> Callable[[Outcome, str], None]:
 
     def recorded(outcome: Outcome, workload: str) -> None:
         if folder is not None:
-            write([*earlier(folder), outcome], folder, workload)
+            add(outcome, folder, workload)
 
     return recorded
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 if TYPE_CHECKING:
     from tests.faults.running import Outcome
 
@@ -34,6 +36,13 @@ def earlier(folder: Path) -> list[Outcome]:
         return []
     found = json.loads(file.read_text())["outcomes"]
     return [Outcome(**{**one, "faults": Counter(one["faults"])}) for one in found]
+
+
+def add(outcome: Outcome, folder: Path, workload: str) -> None:
+    """Add one to what *folder* holds; other processes may do so at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        write([*earlier(folder), outcome], folder, workload)
 
 
 def write(outcomes: Sequence[Outcome], folder: Path, workload: str) -> None:
