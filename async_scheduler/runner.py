@@ -33,6 +33,7 @@ from async_scheduler.driver.supervisor import first_cause
 from async_scheduler.measure import loop_lag, stepping
 from async_scheduler.settings import Settings
 from async_scheduler.store.assets import deactivate_orphaned
+from async_scheduler.store.dialect import as_seen_here, build_statements
 from async_scheduler.store.jobs import job_kind, renew_job
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
                 export_legacy_names=conf.getboolean("metrics", "legacy_names_on"),
             )
             self._start_executors()
+            if self.async_settings.algorithm == "redesigned":
+                build_statements(as_seen_here(airflow_settings.engine.dialect))
             self._renew_job()
             _spare_the_collector()
             with asyncio.Runner(loop_factory=make_loop) as runner:

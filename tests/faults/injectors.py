@@ -85,6 +85,16 @@ class Injector(ABC):
         query = "SELECT max(seq) FROM fault_audit WHERE kind <> 'job' AND who !~ '^(bench|faults)-'"
         return self.query(query)[0][0]
 
+    def wait_for_progress(self) -> float:
+        """Wait until a scheduler changes something, a minute at most; return for how many seconds."""
+        waited, before = 0.0, self.progress()
+        while self.progress() == before and self.field.left and waited < 60:
+            looked = time.monotonic()
+            time.sleep(0.05)
+            # On a busy machine nobody gets on, this loop no more than the schedulers: it is their clock.
+            waited += min(0.1, time.monotonic() - looked)
+        return waited
+
 
 class TerminateBackends(Injector):
     """Ends random connections of schedulers, busy ones first."""
@@ -114,12 +124,7 @@ class RestartServer(Injector):
         """Restart it, fast or immediately."""
         mode: Shutdown = self.random.choice(("fast", "immediate"))
         self.field.server.restart(mode)
-        waited, before = 0.0, self.progress()
-        while self.progress() == before and self.field.left and waited < 60:
-            looked = time.monotonic()
-            time.sleep(0.05)
-            # On a busy machine nobody gets on, this loop no more than the schedulers: it is their clock.
-            waited += min(0.1, time.monotonic() - looked)
+        waited = self.wait_for_progress()
         if self.field.left:
             self.resumed_after.append(waited)
         return [f"server restarted ({mode})"]
@@ -164,6 +169,8 @@ class SetClock(Injector):
             self.pause(self.random.uniform(3.0, 6.0))
             for _ in range(2 - len(self.field.schedulers.running)):
                 self.start("replacement")
+        # Each jump ends a scheduler: on a slow machine the next one came before the new one had begun.
+        self.wait_for_progress()
         return [f"clock jumped {there} s and back"]
 
 

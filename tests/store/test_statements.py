@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from async_scheduler.store.dialect import MYSQL, POSTGRESQL, POSTGRESQL_ONLY, SQLITE, STATEMENTS, Dialect
+from async_scheduler.store.dialect import (
+    MYSQL,
+    POSTGRESQL,
+    POSTGRESQL_ONLY,
+    SQLITE,
+    STATEMENTS,
+    Dialect,
+    build_statements,
+)
 
 DIALECTS: dict[Dialect, Any] = {
     POSTGRESQL: postgresql.dialect(),  # type: ignore[no-untyped-call]
@@ -35,3 +43,13 @@ def test_statement_compiles(name: str, dialect: Dialect) -> None:
 def test_statements_are_built_once() -> None:
     name = sorted(STATEMENTS)[0]
     assert STATEMENTS[name](POSTGRESQL) is STATEMENTS[name](POSTGRESQL)
+
+
+@pytest.mark.parametrize("dialect", [POSTGRESQL, MYSQL, SQLITE])
+def test_none_is_left_to_be_built_when_it_is_first_run(dialect: Dialect) -> None:
+    wanted = [name for name, asked_of in ASKED if asked_of == dialect]
+    assert build_statements(dialect) == len(wanted)
+    before = [STATEMENTS[name].cache_info().misses for name in wanted]  # type: ignore[attr-defined]
+    for name in wanted:
+        STATEMENTS[name](dialect)
+    assert [STATEMENTS[name].cache_info().misses for name in wanted] == before  # type: ignore[attr-defined]
