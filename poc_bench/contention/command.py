@@ -94,6 +94,11 @@ def _plan(options: argparse.Namespace) -> Plan:
     sizes = sized_list(options.workload, options.size, "defaults")
     if len(sizes) != 1:
         raise UsageError("poc-bench contention measures one workload at a time")
+    if sizes[0].plan(options.seed).idle_seconds is not None:
+        raise UsageError(
+            f"How long work takes is measured here, and {sizes[0].workload.name} is none;"
+            " `poc-bench run` measures it"
+        )
     require("--repeat", options.repeat, 1)
     require("--timeout", options.timeout, 1)
     plan = Plan(

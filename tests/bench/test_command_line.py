@@ -31,6 +31,7 @@ if TYPE_CHECKING:
             ["contention", "--arms", "fastest"],
             "There is no arm 'fastest' in these families. There are: ",
         ),
+        (["contention", "--workload", "idle"], "How long work takes is measured here, and idle is none"),
         (["contention", "--lanes", "0"], "--lanes wants nothing below 1"),
         (["contention", "--repeat", "0"], "--repeat wants nothing below 1"),
         (["contention", "--timeout", "nan"], "--timeout wants nothing below 1"),
