@@ -102,7 +102,7 @@ class AsyncSchedulerJobRunner(SchedulerJobRunner):  # type: ignore[misc]
 
     @provide_session  # type: ignore[untyped-decorator]
     def adopt_or_reset_orphaned_tasks(self, *, session: Any = NEW_SESSION) -> int:
-        """Do as Airflow's does, with a statement or two for each orphan instead of thirty."""
+        """Do as Airflow's does, with one to three statements for each orphan instead of thirty."""
         with whole_instances(session):
             return int(super().adopt_or_reset_orphaned_tasks(session=session))
 
