@@ -80,7 +80,7 @@ servers: $(READY)
 test-deep: $(READY) browser  ## The long property tests
 	$(BIN)/pytest -n 2 --dist loadgroup -m deep $(ARGS)
 
-test-faults: $(READY) servers  ## Faults injected into real servers and schedulers: about a quarter of an hour
+test-faults: $(READY) servers  ## Faults injected into real servers and schedulers: about twenty minutes
 	$(BIN)/pytest -n 2 --dist loadgroup -m faults $(ARGS)
 
 soak: $(READY)  ## One scheduler for a long time: does its memory stay flat? TIS=1000000 for the long one

@@ -1,8 +1,8 @@
 """Priority weights that count all tasks before or after one, for the whole dag at once.
 
 Airflow's strategies walk the dag again for each task and each of its relatives
-(``get_flat_relative_ids``): for a dag of 500 tasks in layers of ten that is half a second. Here each task's
-relatives are one integer with a bit for each task, put together from those of its direct relatives.
+(``get_flat_relative_ids``): 80 ms for a dag of 500 tasks in layers of ten. Here each task's relatives are
+one integer with a bit for each task, put together from those of its direct relatives.
 """
 
 from __future__ import annotations

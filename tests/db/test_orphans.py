@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow import settings
-from airflow.jobs.job import Job, JobState
+from airflow.jobs.job import Job
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancehistory import TaskInstanceHistory
 from airflow.utils.session import create_session
-from sqlalchemy import event, func, select, update
+from sqlalchemy import event, func, select
 
 from async_scheduler.runner import AsyncSchedulerJobRunner
-from tests.support.dags import create_run, layered_dag, write_dags
+from tests.support.dags import create_run, layered_dag, orphan_all, write_dags
 from tests.support.executor import InstantExecutor
 
 if TYPE_CHECKING:
@@ -28,11 +28,7 @@ def test_orphans_are_read_whole_and_not_column_by_column(
 ) -> None:
     write_dags(layered_dag("dag", [ORPHANS]))
     create_run("dag", state="running")
-    with create_session() as session:
-        dead = Job(job_type="SchedulerJob", state=JobState.FAILED)
-        session.add(dead)
-        session.flush()
-        session.execute(update(TaskInstance).values(state="queued", queued_by_job_id=dead.id, try_number=1))
+    orphan_all()
     if adopts:
         monkeypatch.setattr(InstantExecutor, "try_adopt_task_instances", lambda self, tis: [])
     runner: Any = AsyncSchedulerJobRunner(Job(), executors=[InstantExecutor()])

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.jobs.job import Job, JobState
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
@@ -17,7 +16,7 @@ from sqlalchemy import select, update
 from async_scheduler.routines.redesigned import next_visits
 from async_scheduler.runner import AsyncSchedulerJobRunner
 from tests.redesigned.test_stages import REDESIGNED, run_states, states
-from tests.support.dags import create_run, layered_dag, write_dags
+from tests.support.dags import create_run, layered_dag, orphan_all, write_dags
 from tests.support.executor import InstantExecutor
 from tests.support.scheduler import run_until_idle
 
@@ -62,11 +61,7 @@ def test_orphans_adopted_slowly_are_run_before_it_ends_for_being_idle(
 ) -> None:
     write_dags(layered_dag("orphans", [3]))
     create_run("orphans", state="running")
-    with create_session() as session:
-        dead = Job(job_type="SchedulerJob", state=JobState.FAILED)
-        session.add(dead)
-        session.flush()
-        session.execute(update(TaskInstance).values(state="queued", queued_by_job_id=dead.id, try_number=1))
+    orphan_all()
     original = AsyncSchedulerJobRunner.adopt_or_reset_orphaned_tasks
 
     def slow(self: Any, **arguments: Any) -> int:
