@@ -27,6 +27,7 @@ from async_scheduler.database.engine import create_engine
 from async_scheduler.database.faults import classify
 from async_scheduler.database.fence import Fence
 from async_scheduler.database.joined import nested_sessions_joined, retries_left_to_the_driver
+from async_scheduler.database.looks import KeptSession
 from async_scheduler.database.sessions import LeavingTurns, PooledSessions, SharedSession
 from async_scheduler.driver.rounds import Rounds
 from async_scheduler.driver.routine import Routine, Schedule
@@ -90,6 +91,7 @@ class Assembly:
         self.engine = self._make_engine(self._pool_size(timers))
         self.tracing = Tracing(settings, self._engines(), self._monitor_url())
         self._sessions = self._make_sessions()
+        self._kept: list[KeptSession] = []
         self.secrets = SchedulerSecrets(settings)
         self.redesigned = self._make_redesigned()
         self._probing = self.redesigned is not None and settings.mode != "sequential"
@@ -129,10 +131,11 @@ class Assembly:
             return 1
         if self._settings.pool_size:
             return self._settings.pool_size
-        stages, per_loop = 5, 3
+        stages, per_loop, looks = 5, 3, 0
         if self._settings.algorithm == "redesigned":
             stages += self._settings.lanes  # the probe, and the lanes after the first
-        return stages + per_loop + len(self.ports) + sum(not timer.thread for timer in timers)
+            looks = len(self.ports)
+        return stages + per_loop + len(self.ports) + looks + sum(not timer.thread for timer in timers)
 
     def _make_engine(self, pool_size: int) -> AsyncEngine:
         log.info("%s", describe(pool_size, Blocking.from_airflow()))
@@ -155,6 +158,16 @@ class Assembly:
         waited_before = kind(self.engine, lambda _: None, self.fence)
         return LeavingTurns(waited_before, report_pool_wait, self._settings.pool_timeout)
 
+    def _make_looks(self) -> Sessions:
+        """Return sessions for one routine that only reads: one that it keeps, if the pool has it to spare."""
+        settings = self._settings
+        to_spare = settings.mode == "concurrent" and not settings.pool_size
+        if not to_spare or settings.pgbouncer == "true" or self.engine.dialect.name != "postgresql":
+            return self._sessions
+        kept = KeptSession(self.engine, report_pool_wait)
+        self._kept.append(kept)
+        return kept
+
     def _is_sqlite(self) -> bool:
         return bool(self.engine.dialect.name == "sqlite")
 
@@ -170,8 +183,11 @@ class Assembly:
         return RedesignedStages(
             self._scheduler,
             self._sessions,
+            self._make_looks,
             self._settings,
+            self.fence,
             wake_lane=lambda: self.supervisor.wake(("schedule",)),
+            probed=self._settings.mode != "sequential",
         )
 
     def _seconds_between_unprompted_passes(self) -> float:
@@ -229,11 +245,13 @@ class Assembly:
         enqueue = Schedule(rest, core=True, wakes=executors)
         if (new := self.redesigned) is not None:
             probe = [self._driver(new.probe, Schedule(self._settings.probe_interval))]
+            first_lane, *other_lanes = new.lanes
             return [
                 *(probe if self._probing else []),
                 self._driver(new.start, start),
                 self._driver(new.sweep, self._sweep_schedule()),
-                *(self._driver(lane, schedule) for lane in new.lanes),
+                self._driver(first_lane, schedule),
+                *(self._driver(lane, replace(schedule, interval=rest)) for lane in other_lanes),
                 self._driver(new.enqueue, enqueue),
             ]
         poll = self._settings.executor_poll_interval
@@ -379,6 +397,8 @@ class Assembly:
         for thread in self._threads:
             thread.close()
         await self.secrets.aclose()
+        for kept in self._kept:
+            await kept.aclose()
         await self.engine.dispose()
 
 

@@ -6,8 +6,8 @@ scheduler_health_check_threshold`` and takes over or resets its task instances
 – would go on as if nothing had happened (#57618): Airflow's own heartbeat even writes the job's state back to
 running. Here every commit of a routine is preceded by a look at the job, in the same transaction, and so is
 every hand-over to an executor. A look is believed for :data:`LEASE` seconds, as long as the last heartbeat is
-so young that no one whose clock is right can have marked the job: in a healthy scheduler the heartbeat
-routine's looks serve all the others.
+so young that no one whose clock is right can have marked the job: in a healthy scheduler the looks of the
+probe, or else of the heartbeat routine, serve all the others.
 
 No lock is taken: a lock on the job's row held by a paused scheduler would stop those that want to mark it.
 What is written between the look and the commit are rows that the transaction has locked since before, so
@@ -17,7 +17,9 @@ others cannot have taken them over meanwhile.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import event
@@ -42,6 +44,13 @@ def _since_boot() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+@dataclass(slots=True)
+class Look:
+    """What was found at a look at the job: its state, None where its row is gone."""
+
+    state: str | None = None
+
+
 class Fence:
     """Whether the scheduler's job is still alive in the eyes of others. Used from several threads."""
 
@@ -61,6 +70,11 @@ class Fence:
         self._lost: SchedulerFenced | None = None
 
     @property
+    def job(self) -> int:
+        """The id of the guarded job."""
+        return self._job
+
+    @property
     def lost(self) -> bool:
         """Whether the job was found dead. That is final."""
         return self._lost is not None
@@ -70,9 +84,13 @@ class Fence:
         """Whether the job was found running not longer ago than the lease, and its heartbeat is young."""
         if self.lost:
             return False
-        now = self._clock()
-        young = now - self._beaten <= self._threshold * YOUNG_SHARE
-        return young and now - self._confirmed <= self.lease
+        young = self._clock() - self._beaten <= self._threshold * YOUNG_SHARE
+        return young and self.unseen_for <= self.lease
+
+    @property
+    def unseen_for(self) -> float:
+        """Seconds since the job was found running."""
+        return self._clock() - self._confirmed
 
     def guard(self, session: Session) -> None:
         """Look at the job in *session*'s transaction, unless a look is fresh. Call before a commit.
@@ -87,12 +105,21 @@ class Fence:
 
         :raises SchedulerFenced: when it is not running any more.
         """
+        with self.looking() as look:
+            look.state = read_job_state(session, self._job, lock=lock)
+
+    @contextmanager
+    def looking(self) -> Iterator[Look]:
+        """Yield a look, whose state the block reads from the database, by the job's id; judge it afterwards.
+
+        :raises SchedulerFenced: when the job is not running any more.
+        """
         if self._lost is not None:
             raise self._lost
-        asked = self._clock()
-        state = read_job_state(session, self._job, lock=lock)
-        if state != RUNNING:
-            self._lost = SchedulerFenced(self._job, state, asked - self._beaten, self._threshold)
+        asked, look = self._clock(), Look()
+        yield look
+        if look.state != RUNNING:
+            self._lost = SchedulerFenced(self._job, look.state, asked - self._beaten, self._threshold)
             raise self._lost
         self._confirmed = asked
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as WaitedTooLong
@@ -31,14 +31,19 @@ def new_session(engine: AsyncEngine, fence: Fence | None = None) -> AsyncSession
     )
 
 
-async def _connect(session: AsyncSession, report_wait: ReportWait, started: float) -> None:
-    """Check out the session's connection.
+async def connect(
+    session: AsyncSession,
+    report_wait: ReportWait,
+    started: float,
+    execution_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Check out the session's connection, and report the seconds since *started*.
 
     :raises DatabaseUnreachable: when none can be opened.
     :raises sqlalchemy.exc.TimeoutError: when none becomes free in time.
     """
     try:
-        await session.connection()
+        await session.connection(execution_options=execution_options)
     except (OSError, DBAPIError) as error:
         raise DatabaseUnreachable(error) from error
     report_wait(perf_counter() - started)
@@ -56,7 +61,7 @@ class PooledSessions:
     async def borrow(self) -> AsyncIterator[AsyncSession]:
         """Lend a session whose connection is already checked out of the pool."""
         async with new_session(self._engine, self._fence) as session:
-            await _connect(session, self._report_wait, perf_counter())
+            await connect(session, self._report_wait, perf_counter())
             yield session
 
 
@@ -78,7 +83,7 @@ class SharedSession:
         started = perf_counter()
         async with self._turn:
             try:
-                await _connect(self._session, self._report_wait, started)
+                await connect(self._session, self._report_wait, started)
                 yield self._session
             finally:
                 # Returns the connection to the pool and empties the identity map; the session itself

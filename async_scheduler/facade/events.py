@@ -73,6 +73,7 @@ async def process_events(scheduler: SchedulerJobRunner, sessions: Sessions, exec
         "executor",
         scheduler,
         sessions,
+        sessions,
         port,  # type: ignore[arg-type]
         view,  # type: ignore[arg-type]
         poll_interval=0.0,

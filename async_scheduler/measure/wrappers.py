@@ -116,6 +116,8 @@ class EngineWrappers:
                 raise
             rows = -1 if many else cursor.rowcount
             ledger.returned(checkout, statement, call, rows, _wanted(statement, context), None)
+            if _commits_itself(connection):
+                ledger.ended(checkout, Call(attribution.current()), "commit")
             if statement.tries and _refused(cursor):
                 ledger.failed(checkout, statement, "nowait_fail", call.start, monotonic_ns())
             return result
@@ -211,6 +213,11 @@ class EngineWrappers:
             return original(record)
 
         return give_back
+
+
+def _commits_itself(connection: Any) -> bool:
+    """Whether each statement of a driver's connection is a transaction of its own."""
+    return getattr(connection, "autocommit", False) is True
 
 
 def _wanted(statement: Statement, context: Any | None) -> int | None:

@@ -37,6 +37,10 @@ def _without_sleep(job: Any) -> Iterator[None]:
         job.heartrate = rate
 
 
+SEEN_LATELY = 0.5
+"""Seconds for which nobody need look at a job again that was found running."""
+
+
 class SendHeartbeat:
     """Mirrors ``perform_heartbeat`` in the loop; it opens its own sessions and may sleep: hence a thread.
 
@@ -44,7 +48,7 @@ class SendHeartbeat:
 
     Airflow's heartbeat writes the state that the process remembers, so that a scheduler which others have
     marked failed becomes running again. Here the job is looked at first, under its row lock, in the
-    transaction that writes the beat.
+    transaction that writes the beat. Between two beats it is looked at only if nobody else does.
     """
 
     name = "heartbeat"
@@ -59,8 +63,13 @@ class SendHeartbeat:
 
         :raises SchedulerFenced: when the job is not running any more.
         """
-        await self._thread.call(self._beat)
+        if self._is_due() or self._fence.unseen_for > SEEN_LATELY:
+            await self._thread.call(self._beat)
         return NOTHING
+
+    def _is_due(self) -> bool:
+        """Whether it is time for a beat, or the last one is in the future: the clock was set back."""
+        return not 0 <= self._seconds_since_beat() < self._scheduler.job.heartrate
 
     def _beat(self) -> None:
         # Airflow writes the beat that the process remembered before this one (it merges a transient job

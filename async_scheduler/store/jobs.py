@@ -22,7 +22,7 @@ JOB: Table = Job.__table__
 @statement
 def job_state(dialect: Dialect) -> Select[Any]:
     """The state of one job; no lock. Parameter ``job``."""
-    return select(Job.state).where(Job.id == bindparam("job"))
+    return select(JOB.c.state).where(JOB.c.id == bindparam("job"))
 
 
 @statement

@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, and_, false, func, select
 
 from async_scheduler.store.creation import asset_work, due_work
 from async_scheduler.store.dialect import Dialect, dialect_of, statement
-from async_scheduler.store.jobs import is_alive
+from async_scheduler.store.jobs import is_alive, job_state
+from async_scheduler.store.running import due as due_runs
 from async_scheduler.store.tables import DAG, INSTANCE, RUN
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Waiting(NamedTuple):
     """What waits in the database, seen without a lock; zero or false where nothing does.
 
     ``queued_runs`` and ``due_dags`` count; the others only tell whether there is any. ``schedulers`` counts
-    those that are alive, this one among them.
+    those that are alive, this one among them; ``running_runs`` is true if a run may be examined, busy or not;
+    ``job_state`` is the state of this scheduler's job, None where its row is gone.
     """
 
     queued_runs: int
@@ -36,6 +38,8 @@ class Waiting(NamedTuple):
     callbacks: bool
     connection_tests: bool
     schedulers: int
+    running_runs: bool
+    job_state: str | None
 
 
 def _any(*conditions: ColumnElement[bool]) -> Any:
@@ -44,7 +48,7 @@ def _any(*conditions: ColumnElement[bool]) -> Any:
 
 @statement
 def waiting(dialect: Dialect) -> Select[Any]:
-    """Select what waits, in the order of :class:`Waiting`. Parameter ``since``, see :func:`is_alive`."""
+    """Select what waits, as :class:`Waiting` has it. Parameters ``since`` (:func:`is_alive`) and ``job``."""
     active_dag = and_(DAG.c.dag_id == RUN.c.dag_id, DAG.c.is_paused == false(), DAG.c.is_stale == false())
     queued = (
         select(func.count())
@@ -67,10 +71,15 @@ def waiting(dialect: Dialect) -> Select[Any]:
         _any(callback.type == CallbackType.EXECUTOR, callback.state == CallbackState.PENDING),
         _any(test.state == ConnectionTestState.PENDING),
         select(func.count()).where(*is_alive()).scalar_subquery(),
+        due_runs(dialect).exists(),
+        job_state(dialect).scalar_subquery(),
     )
 
 
-async def look(session: AsyncSession, since: datetime) -> Waiting:
-    """Return what waits; schedulers count whose heartbeat is not older than *since*. Locks nothing."""
-    row = (await session.execute(waiting(dialect_of(session)), {"since": since})).one()
+async def look(session: AsyncSession, since: datetime, job: int) -> Waiting:
+    """Return what waits for the scheduler of *job*, and how it does. Locks nothing.
+
+    Schedulers count whose heartbeat is not older than *since*.
+    """
+    row = (await session.execute(waiting(dialect_of(session)), {"since": since, "job": job})).one()
     return Waiting._make(row)

@@ -39,7 +39,7 @@ class Counters:
     ``seconds`` is the time spent in it, statements of different coroutines added up; ``busy_seconds`` the
     time with at least one under way. ``round_trips`` counts statements, BEGIN, COMMIT, ROLLBACK and pings.
     ``hidden_commits`` are those that the server counts and nobody asked for: one for each connection, and
-    one for each ping in autocommit.
+    one for each ping or statement in autocommit.
     """
 
     def __init__(self) -> None:

@@ -87,14 +87,26 @@ def _in_transaction(connection: Any) -> bool:
     return getattr(connection, "_transaction", connection) is not None
 
 
+def _connection(cursor: Any) -> Any:
+    return getattr(cursor, "_adapt_connection", None) or cursor.connection
+
+
 def _starts_transaction(cursor: Any) -> bool:
-    connection = getattr(cursor, "_adapt_connection", None) or cursor.connection
-    return not getattr(connection, "autocommit", False) and not _in_transaction(connection)
+    return not _commits_itself(cursor) and not _in_transaction(_connection(cursor))
+
+
+def _commits_itself(cursor: Any) -> bool:
+    """Whether each statement is a transaction of its own."""
+    return getattr(_connection(cursor), "autocommit", False) is True
 
 
 def _execute(counters: Counters, original: Method) -> Method:
     def do_execute(dialect: Any, cursor: Any, *arguments: Any, **named: Any) -> None:
-        amounts = {"statements": 1.0, "round_trips": 1.0 + _starts_transaction(cursor)}
+        amounts = {
+            "statements": 1.0,
+            "round_trips": 1.0 + _starts_transaction(cursor),
+            "hidden_commits": float(_commits_itself(cursor)),
+        }
         began = counters.begin()
         try:
             original(dialect, cursor, *arguments, **named)

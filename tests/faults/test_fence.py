@@ -24,7 +24,7 @@ from async_scheduler.database.fence import LEASE, Fence
 from async_scheduler.database.sessions import PooledSessions
 from async_scheduler.database.transaction import transaction
 from async_scheduler.errors import SchedulerFenced
-from async_scheduler.routines.heartbeat import SendHeartbeat
+from async_scheduler.routines.heartbeat import SEEN_LATELY, SendHeartbeat
 from async_scheduler.settings import Algorithm, Settings
 from tests.support.dags import create_run, layered_dag, write_dags
 from tests.support.executor import InstantExecutor
@@ -180,6 +180,22 @@ async def test_heartbeat_is_written_when_due(runner: SchedulerJobRunner) -> None
     now = runner.job.latest_heartbeat
     await heartbeat.run_once()
     assert runner.job.latest_heartbeat == now, "not due"
+
+
+async def test_between_beats_the_job_is_looked_at_only_if_nobody_else_does(
+    runner: SchedulerJobRunner,
+) -> None:
+    clock = Clock()
+    runner.job.latest_heartbeat = datetime.now(UTC)
+    heartbeat = SendHeartbeat(
+        runner, PurposeThread("heartbeat"), Fence(runner.job.id, THRESHOLD, clock=clock)
+    )
+    _mark(runner.job, JobState.FAILED)
+    clock.now = SEEN_LATELY
+    await heartbeat.run_once()
+    clock.now += 0.001
+    with pytest.raises(SchedulerFenced):
+        await heartbeat.run_once()
 
 
 async def test_heartbeat_goes_on_when_the_clock_is_set_back(runner: SchedulerJobRunner) -> None:

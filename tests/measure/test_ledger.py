@@ -53,6 +53,25 @@ async def test_transaction_knows_its_routine_backend_and_statements(
     assert iteration.statement_ns >= sum(run.ns for run in transaction.statements)
 
 
+async def test_in_autocommit_each_statement_is_a_transaction(
+    engine: AsyncEngine, instrument: Instrument, records: Records
+) -> None:
+    instrument.attach([engine.sync_engine])
+    instrument.watch()
+    with attribution.routine("probe", iteration=1):
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            for number in range(2):
+                await connection.execute(select(ITEM.c.id))
+                assert len(records.of(Transaction)) == number + 1
+            with pytest.raises(DBAPIError):
+                await connection.execute(text("SELECT 1 / 0"))
+    found = [(one.routine, one.outcome, len(one.statements)) for one in records.of(Transaction)]
+    assert found == [("probe", "commit", 1), ("probe", "commit", 1), ("probe", "rollback", 1)]
+    (iteration,) = records.of(Iteration)
+    assert (iteration.transactions, iteration.statements) == (3, 3)
+
+
 async def test_reading_transaction_holds_no_lock_and_rolls_back(
     engine: AsyncEngine, instrument: Instrument, records: Records
 ) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+from airflow.jobs.job import Job, JobState
 from airflow.models.dag import DagModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import update
 
+from async_scheduler.errors import SchedulerFenced
 from async_scheduler.routines.redesigned.peers import Peers
 from async_scheduler.routines.redesigned.probe import BESIDE_OTHERS_KIND, FOLLOWERS, Probe
+from async_scheduler.routines.redesigned.stages import NOTHING_RUNS_EVERY
+from async_scheduler.settings import Settings
 from async_scheduler.store.waiting import Waiting
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED
@@ -29,11 +34,11 @@ FOR_EVER = 1e9
 
 def probe(assembly: Assembly, patience: float) -> Probe:
     """Return a probe of that patience on the sessions of *assembly*."""
-    return Probe(assembly._sessions, patience)
+    return Probe(assembly._sessions, assembly.fence, patience)
 
 
 def test_every_kind_of_work_has_a_routine() -> None:
-    assert {*FOLLOWERS, "schedulers"} == set(Waiting._fields)
+    assert {*FOLLOWERS, "schedulers", "running_runs", "job_state"} == set(Waiting._fields)
 
 
 async def test_nobody_is_woken_where_nothing_waits(airflow_db: Database) -> None:
@@ -109,12 +114,49 @@ async def test_beside_a_scheduler_that_starts_whatever_it_finds_the_next_look_is
     write_dags(layered_dag("dag", [1]))
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         peers = Peers(1)
-        usual, sooner = (Probe(assembly._sessions, 0, peers, interval=every) for every in (0.25, 0.01))
+        usual, sooner = (
+            Probe(assembly._sessions, assembly.fence, 0, peers, interval=every) for every in (0.25, 0.01)
+        )
         peers.see({1, 2}, {1, 2})
         assert (await usual.run_once()).due_in is None
         peers.see({1, 2, 3}, {1, 2})
         assert (await usual.run_once()).due_in == BESIDE_OTHERS_KIND
         assert (await sooner.run_once()).due_in == 0.01, "the setting is the most"
+
+
+async def test_the_sweep_rests_while_nothing_runs_until_a_look_finds_a_run(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        assert (await new.sweep.run_once()).due_in == NOTHING_RUNS_EVERY
+        assert (await new.probe.run_once()).wakes == ()
+        create_run("dag", 0, state=DagRunState.RUNNING)
+        pause("dag", paused=True)
+        assert (await new.probe.run_once()).wakes == (), "nobody examines it"
+        pause("dag", paused=False)
+        assert [(await new.probe.run_once()).wakes for _ in range(2)] == [("sweep",)] * 2
+        assert (await new.sweep.run_once()).due_in is None
+        assert (await new.probe.run_once()).wakes == ()
+
+
+async def test_the_sweep_does_not_rest_where_there_is_no_probe(airflow_db: Database) -> None:
+    async with assembled(InstantExecutor(), settings=Settings(mode="sequential")) as assembly:
+        sweep = stages(assembly).sweep
+        assert ((await sweep.run_once()).due_in, sweep.rests) == (None, False)
+
+
+async def test_a_look_serves_the_fence(airflow_db: Database) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        fence, new = assembly.fence, stages(assembly)
+        fence._confirmed -= 100
+        seen = [fence.fresh]
+        await new.probe.run_once()
+        assert [*seen, fence.fresh] == [False, True]
+        with create_session() as session:
+            session.execute(update(Job).values(state=JobState.FAILED))
+        with pytest.raises(SchedulerFenced):
+            await new.probe.run_once()
+        assert fence.lost
 
 
 async def wakes_of_an_end(new: RedesignedStages, number: int) -> tuple[str, ...] | None:

@@ -52,6 +52,7 @@ class RunExecutorInSets(RunExecutor):
     Nothing is locked to read them. Only an event that contradicts the database goes through Airflow's
     ``process_executor_events``, which decides whether the task was killed.
 
+    :param looks: the sessions of transactions that only read.
     :param has_backlog: whether scheduled task instances wait for room that an ended task may have made.
     """
 
@@ -60,6 +61,7 @@ class RunExecutorInSets(RunExecutor):
         name: str,
         scheduler: SchedulerJobRunner,
         sessions: Sessions,
+        looks: Sessions,
         port: ExecutorPort,
         view: ExecutorView,
         poll_interval: float,
@@ -68,6 +70,7 @@ class RunExecutorInSets(RunExecutor):
         has_backlog: Callable[[], bool],
     ) -> None:
         super().__init__(name, scheduler, sessions, port, view, poll_interval, timeout)
+        self._looks = looks
         self._dirty = dirty
         self._has_backlog = has_backlog
         self._finished = FinishedLog(view, scheduler.job.id)
@@ -100,20 +103,10 @@ class RunExecutorInSets(RunExecutor):
         """Process the events at hand; return how many."""
         events = dict(self._port.events)
         ended, started = _split(events)
-        settled: list[Any] = []
-        agreeing: list[Ended] = []
-        rescheduled: set[UUID] = set()
-        if ended or started:
-            async with transaction(self._sessions) as tx:
-                if started:
-                    given = {key.primary: info for key, info in started.items()}
-                    await set_external_ids(tx.session, given)
-                known = {key.primary: self._port.id_of(key) for key in ended}
-                rows = await load_reported(tx.session, known) if ended else []
-                if scheduled := [row.id for row in rows if row.state == "scheduled"]:
-                    rescheduled = await load_rescheduled(tx.session, scheduled)
-            gone, agreeing = self._sort(ended, rows, rescheduled)
-            settled = [*started, *gone, *(one.key for one in agreeing)]
+        if started:
+            await self._write_ids(started)
+        gone, agreeing = await self._look(ended) if ended else ([], [])
+        settled = [*started, *gone, *(one.key for one in agreeing)]
         for key in settled:
             self._port.settle(key, events[key])
         self._dirty.mark(one.row.run for one in agreeing)
@@ -123,6 +116,19 @@ class RunExecutorInSets(RunExecutor):
         self._dirty.mark(self._contradicting)
         self._contradicting.clear()
         return processed
+
+    async def _write_ids(self, started: dict[TaskInstanceKey, Any]) -> None:
+        async with transaction(self._sessions) as tx:
+            await set_external_ids(tx.session, {key.primary: info for key, info in started.items()})
+
+    async def _look(self, ended: dict[TaskInstanceKey, Any]) -> tuple[list[TaskInstanceKey], list[Ended]]:
+        """Read the task instances that have *ended*, and sort the events by what is found."""
+        rescheduled: set[UUID] = set()
+        async with transaction(self._looks) as tx:
+            rows = await load_reported(tx.session, {key.primary: self._port.id_of(key) for key in ended})
+            if scheduled := [row.id for row in rows if row.state == "scheduled"]:
+                rescheduled = await load_rescheduled(tx.session, scheduled)
+        return self._sort(ended, rows, rescheduled)
 
     def _sort(
         self, ended: dict[TaskInstanceKey, Any], rows: list[ReportedRow], rescheduled: Collection[UUID]

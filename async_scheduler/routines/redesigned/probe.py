@@ -14,7 +14,9 @@ from async_scheduler.routines.redesigned.peers import Peers
 from async_scheduler.store.waiting import Waiting, look
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from async_scheduler.database.fence import Fence
 
 FOLLOWERS: Mapping[str, str] = {
     "queued_runs": "start",
@@ -39,10 +41,14 @@ class Probe:
     One statement in place of one or more for each stage, so it can be made often: a run that a user or the
     API server has just queued starts within *interval*. Work that is there but cannot be done yet, such as
     a queued run beyond its dag's limit, wakes its stage every *patience* seconds. That another scheduler came
-    or went wakes *sweep*, which sees who. Reads only.
+    or went wakes *sweep*, which sees who; so does a running run while the sweep rests. Reads only.
+
+    The same statement reads the state of the scheduler's own job for the *fence*, so that hardly any other
+    transaction has to.
 
     :param interval: seconds between two looks; no more than 0.15 beside a stock scheduler.
     :param alive_within: seconds since its last heartbeat for which another scheduler counts as alive.
+    :param sweep_rests: whether the last sweep saw no run running.
     """
 
     name = "probe"
@@ -50,16 +56,20 @@ class Probe:
     def __init__(
         self,
         sessions: Sessions,
+        fence: Fence,
         patience: float,
         peers: Peers | None = None,
         alive_within: float = 15.0,
         interval: float = 0.25,
+        sweep_rests: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sessions = sessions
+        self._fence = fence
         self._patience = patience
         self._peers = peers or Peers()
         self._alive_within = timedelta(seconds=alive_within)
         self._interval = interval
+        self._sweep_rests = sweep_rests
         self._seen: Waiting | None = None
         self._woken: dict[str, float] = {}
 
@@ -69,9 +79,14 @@ class Probe:
         return self._seen is None or self._seen.queued_runs > 0
 
     async def run_once(self) -> Outcome:
-        """Look once; report how many routines have work."""
+        """Look once; report how many routines have work.
+
+        :raises SchedulerFenced: when the scheduler's job is not running any more.
+        """
         async with transaction(self._sessions) as tx:
-            found = await look(tx.session, timezone.utcnow() - self._alive_within)
+            with self._fence.looking() as at_job:
+                found = await look(tx.session, timezone.utcnow() - self._alive_within, self._fence.job)
+                at_job.state = found.job_state
         wakes = tuple(dict.fromkeys(self._to_wake(found)))
         self._seen = found
         soon = min(self._interval, BESIDE_OTHERS_KIND) if self._peers.beside_others_kind else None
@@ -80,6 +95,8 @@ class Probe:
     def _to_wake(self, found: Waiting) -> Iterator[str]:
         if self._seen is not None and found.schedulers != self._seen.schedulers:
             self._peers.in_doubt = True
+            yield "sweep"
+        if found.running_runs and self._sweep_rests():
             yield "sweep"
         now = monotonic()
         for what, routine in FOLLOWERS.items():

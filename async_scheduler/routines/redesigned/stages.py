@@ -25,25 +25,38 @@ if TYPE_CHECKING:
 
     from async_scheduler.bridge.executor_port import ExecutorPort
     from async_scheduler.bridge.executor_view import ExecutorView
+    from async_scheduler.database.fence import Fence
     from async_scheduler.database.transaction import Sessions
     from async_scheduler.settings import Settings
 
 ALIVE_FOR_BEATS = 3
 """Another scheduler counts as alive while it has missed fewer heartbeats than this."""
 
+NOTHING_RUNS_EVERY = 10.0
+"""Seconds between two sweeps while no run is running and the probe looks whether one is again."""
+
 
 class RedesignedStages:
-    """Makes the stages of one scheduler; all of them share the dirty runs and the compiled dags."""
+    """Makes the stages of one scheduler; all of them share the dirty runs and the compiled dags.
+
+    :param new_looks: makes the sessions of one routine's transactions that only read.
+    :param probed: whether the probe will run.
+    """
 
     def __init__(
         self,
         scheduler: SchedulerJobRunner,
         sessions: Sessions,
+        new_looks: Callable[[], Sessions],
         settings: Settings,
+        fence: Fence,
         wake_lane: Callable[[], None] = lambda: None,
+        *,
+        probed: bool = True,
     ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
+        self._new_looks = new_looks
         self._settings = settings
         self.dirty = DirtyRuns()
         self.peers = Peers(scheduler.job.id)
@@ -53,21 +66,24 @@ class RedesignedStages:
             conf.getfloat("core", "min_serialized_dag_update_interval"),
         )
         alive_within = ALIVE_FOR_BEATS * conf.getfloat("scheduler", "scheduler_heartbeat_sec")
-        self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass, self.peers)
         self.sweep = Sweep(
-            sessions,
+            new_looks(),
             self.dirty,
             self.plans,
             settings.examine_all_interval,
             self.peers,
             alive_within,
+            rest=max(NOTHING_RUNS_EVERY, settings.sweep_interval) if probed else None,
         )
+        self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass, self.peers)
         self.probe = Probe(
-            sessions,
+            new_looks(),
+            fence,
             float(scheduler._scheduler_idle_sleep_time),
             self.peers,
             alive_within,
             settings.probe_interval,
+            sweep_rests=lambda: self.sweep.rests,
         )
         self.schedule = ScheduleTaskInstances(
             scheduler,
@@ -103,6 +119,7 @@ class RedesignedStages:
             name,
             self._scheduler,
             self._sessions,
+            self._new_looks(),
             port,
             view,
             self._settings.executor_poll_interval,

@@ -61,7 +61,10 @@ class Sweep:
     look at its runs. One is marked here when the other has examined none of its runs until the next look, or
     not this one for some.
 
+    While no run is running it rests, until the probe sees one.
+
     :param alive_within: seconds since its last heartbeat for which another scheduler counts as alive.
+    :param rest: seconds between two sweeps meanwhile; None where there is no probe.
     """
 
     name = "sweep"
@@ -74,6 +77,7 @@ class Sweep:
         everything_after: float,
         peers: Peers | None = None,
         alive_within: float = 15.0,
+        rest: float | None = None,
     ) -> None:
         self._sessions = sessions
         self._dirty = dirty
@@ -85,6 +89,9 @@ class Sweep:
         self._seen: dict[int, Seen] = {}
         self._sweeps = -1
         self._left: dict[int, Left] = {}
+        self._rest = rest
+        self.rests = False
+        """Whether no run was running at the last sweep, so that the next one is far off."""
         self._examined: dict[int, datetime] = {}
         """When each other scheduler had examined a run last."""
         self._last_everything = monotonic()
@@ -112,8 +119,13 @@ class Sweep:
         if everything:
             self._last_everything = monotonic()
             marked += self._dirty.mark(found)
-        counts = {"running": len(found), "marked": marked}
-        return Outcome(counts, progressed=news or marked > 0, precaution=not news)
+        self.rests = self._rest is not None and not found and not left_out
+        return Outcome(
+            {"running": len(found), "marked": marked},
+            progressed=news or marked > 0,
+            precaution=not news,
+            due_in=self._rest if self.rests else None,
+        )
 
     def _left_out(self, at_work: frozenset[int]) -> frozenset[int]:
         """Return the schedulers whose runs this sweep does not look at."""
