@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from async_scheduler.database.fence import Fence
 
 
+SEEN_LATELY = 0.5
+"""Seconds for which nobody need look at a job again that was found running."""
+
+
 @contextmanager
 def _without_sleep(job: Any) -> Iterator[None]:
     """Let Airflow's heartbeat write at once: it would sleep until a beat is due by the clock of that moment.
@@ -35,10 +39,6 @@ def _without_sleep(job: Any) -> Iterator[None]:
         yield
     finally:
         job.heartrate = rate
-
-
-SEEN_LATELY = 0.5
-"""Seconds for which nobody need look at a job again that was found running."""
 
 
 class SendHeartbeat:
