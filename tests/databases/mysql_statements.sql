@@ -401,7 +401,11 @@ WHERE callback.type = %s AND callback.state = %s) AS anon_6, EXISTS (SELECT 1
 FROM connection_test_request
 WHERE connection_test_request.state = %s) AS anon_7, (SELECT count(*) AS count_3
 FROM job
-WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s) AS anon_8;
+WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s) AS anon_8, EXISTS (SELECT dag_run.id
+FROM dag_run USE INDEX (idx_dag_run_running_dags) INNER JOIN dag ON dag.dag_id = dag_run.dag_id
+WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false) AS anon_9, (SELECT job.state
+FROM job
+WHERE job.id = %s) AS anon_10;
 
 -- waits.decisions
 SELECT xcom.dag_run_id, xcom.task_id, xcom.map_index, xcom.value
