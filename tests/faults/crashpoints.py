@@ -19,13 +19,16 @@ from tests.faults.schedulers import CRASH
 
 MOMENTS = {"begin": "after_begin", "before_commit": "before_commit", "after_commit": "after_commit"}
 """Moments of a transaction, and the event of SQLAlchemy's session that marks each."""
+STATEMENT = "statement"
+"""The only moment of a routine that looks without a transaction: before a statement."""
+EVENTS = {**MOMENTS, STATEMENT: "do_orm_execute"}
 
 
 def arm() -> None:
     """Set the point that the environment asks for, if any."""
     if text := os.environ.get(CRASH):
         routine, moment, count = text.split("|")
-        event.listen(Session, MOMENTS[moment], _counter(routine, int(count)))
+        event.listen(Session, EVENTS[moment], _counter(routine, int(count)))
 
 
 def _counter(routine: str, count: int) -> Callable[..., None]:

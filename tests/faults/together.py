@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from tests.faults.crashpoints import MOMENTS
+from tests.faults.crashpoints import MOMENTS, STATEMENT
 from tests.faults.environment import EXECUTOR, TUNED
 from tests.faults.running import (
     DECLARED_DEAD,
@@ -24,7 +24,7 @@ from tests.faults.schedulers import BEHAVIOUR, CRASH
 from tests.faults.work import LARGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.faults.field import Fields
     from tests.faults.schedulers import Scheduler
@@ -33,7 +33,7 @@ FAIR_SHARE = 0.2
 """The share of the work that each of several schedulers does at least."""
 RUNS_EACH = 4
 """Runs of each dag for each of several schedulers, at least."""
-CRASH_RATE = 0.3
+CRASH_RATE = 0.2
 """Runs that fall due each second while schedulers crash one after another, which takes its time."""
 FEW = 12
 """Crash points of routines with work, and of the others, in a short run."""
@@ -149,13 +149,14 @@ def executor_raises(fields: Fields, outcome: Outcome, label: str) -> None:
         finish(one, outcome, start, may_end=True)
 
 
-ROUTINES = {
-    "redesigned": ("sweep",),
+LOOKING = {
+    "redesigned": ("probe", "sweep"),
     "upstream": (),
 }
-"""The routines that one algorithm has and the other has not."""
+"""The routines that one algorithm has and the other has not: they only look."""
 WITH_WORK = ("create", "start", "schedule", "enqueue", f"executor:{EXECUTOR}")
-"""The routines that come to a transaction only while there is work."""
+"""The routines that come to a transaction only while there is work. The executor's looks too, and begins the
+session of its looks once in ten seconds only."""
 COMMON = (
     *("deadlines", "executor_callbacks", "connection_tests", "heartbeat", "adopt_orphans"),
     *("trigger_timeouts", "awaiting_input_timeouts", "backfills", "lost_heartbeats", "paused_dag_runs"),
@@ -169,8 +170,8 @@ def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
     draw = random.Random(outcome.seed)
     points: list[tuple[str, str]] = []
     most = 99 if label == LARGE else FEW
-    for routines in (WITH_WORK, (*COMMON, *ROUTINES[outcome.algorithm])):
-        some = [(routine, moment) for routine in routines for moment in MOMENTS]
+    looks = [(routine, STATEMENT) for routine in LOOKING[outcome.algorithm]]
+    for some in (_moments(WITH_WORK), _moments(COMMON) + looks):
         points += draw.sample(some, min(len(some), most))
     with fields.field(label) as one:
         start = starter(one, outcome)
@@ -186,6 +187,15 @@ def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
         outcome.figures["crash points not reached"] = missed
         outcome.violations += [f"crash point not reached: {point}" for point in missed]
         finish(one, outcome, start)
+
+
+def _moments(routines: Sequence[str]) -> list[tuple[str, str]]:
+    of_an_executor = (STATEMENT, "before_commit", "after_commit")
+    return [
+        (routine, moment)
+        for routine in routines
+        for moment in (of_an_executor if routine.startswith("executor:") else MOMENTS)
+    ]
 
 
 def _crashes(start: Callable[[str], Scheduler], point: str) -> bool:
