@@ -79,6 +79,7 @@ class Assembly:
     def __init__(self, scheduler: SchedulerJobRunner, settings: Settings) -> None:
         self._scheduler = scheduler
         self._settings = settings
+        self._in_turns = settings.mode == "sequential"
         self._idle = float(scheduler._scheduler_idle_sleep_time)
         self.fence = self._make_fence()
         self.listeners = ListenerThread()
@@ -94,7 +95,7 @@ class Assembly:
         self._kept: list[KeptSession] = []
         self.secrets = SchedulerSecrets(settings)
         self.redesigned = self._make_redesigned()
-        self._probing = self.redesigned is not None and settings.mode != "sequential"
+        self._probing = self.redesigned is not None and not self._in_turns
         self._rest = self._seconds_between_unprompted_passes()
         self._executor_routines = [
             self._executor_routine(port, view) for port, view in zip(self.ports, self.views, strict=True)
@@ -131,11 +132,19 @@ class Assembly:
             return 1
         if self._settings.pool_size:
             return self._settings.pool_size
-        stages, per_loop, looks = 5, 3, 0
+        stages, per_loop = 5, 3
         if self._settings.algorithm == "redesigned":
             stages += self._settings.lanes  # the probe, and the lanes after the first
-            looks = len(self.ports)
-        return stages + per_loop + len(self.ports) + looks + sum(not timer.thread for timer in timers)
+        executors = len(self.ports) * (2 if self._keeps_looks else 1)
+        return stages + per_loop + executors + sum(not timer.thread for timer in timers)
+
+    @property
+    def _keeps_looks(self) -> bool:
+        """Whether routines that only read keep a connection: where they may, and the pool is made for it."""
+        settings, dialect = self._settings, airflow_settings.engine.dialect
+        redesigned = settings.algorithm == "redesigned" and not self._scheduler._multi_team
+        to_spare = settings.mode == "concurrent" and not settings.pool_size and settings.pgbouncer != "true"
+        return bool(redesigned and to_spare and dialect.name == "postgresql")
 
     def _make_engine(self, pool_size: int) -> AsyncEngine:
         log.info("%s", describe(pool_size, Blocking.from_airflow()))
@@ -159,10 +168,8 @@ class Assembly:
         return LeavingTurns(waited_before, report_pool_wait, self._settings.pool_timeout)
 
     def _make_looks(self) -> Sessions:
-        """Return sessions for one routine that only reads: one that it keeps, if the pool has it to spare."""
-        settings = self._settings
-        to_spare = settings.mode == "concurrent" and not settings.pool_size
-        if not to_spare or settings.pgbouncer == "true" or self.engine.dialect.name != "postgresql":
+        """Return sessions for one routine that only reads: one that it keeps, where that is possible."""
+        if not self._keeps_looks:
             return self._sessions
         kept = KeptSession(self.engine, report_pool_wait)
         self._kept.append(kept)
@@ -187,7 +194,7 @@ class Assembly:
             self._settings,
             self.fence,
             wake_lane=lambda: self.supervisor.wake(("schedule",)),
-            probed=self._settings.mode != "sequential",
+            probed=not self._in_turns,
         )
 
     def _seconds_between_unprompted_passes(self) -> float:
@@ -251,6 +258,7 @@ class Assembly:
                 self._driver(new.start, start),
                 self._driver(new.sweep, self._sweep_schedule()),
                 self._driver(first_lane, schedule),
+                # What comes due while the first is at work, it has others woken for.
                 *(self._driver(lane, replace(schedule, interval=rest)) for lane in other_lanes),
                 self._driver(new.enqueue, enqueue),
             ]

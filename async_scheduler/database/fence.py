@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 LEASE = 1.5
-"""Seconds for which finding the job running is believed, a little more than from one look to the next."""
+"""Seconds for which finding the job running is believed: six looks of the probe, and a little more than
+from one of the heartbeat to the next."""
 LEASE_SHARE = 0.25
 """The most of the health check threshold that the lease may be."""
 YOUNG_SHARE = 0.5
@@ -121,7 +122,7 @@ class Fence:
         if look.state != RUNNING:
             self._lost = SchedulerFenced(self._job, look.state, asked - self._beaten, self._threshold)
             raise self._lost
-        self._confirmed = asked
+        self._confirmed = max(self._confirmed, asked)  # another look may have been quicker
 
     def retire(self, session: Session) -> None:
         """End the job well in *session*'s transaction: no scheduler takes it for a dead one after the commit.

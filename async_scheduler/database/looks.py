@@ -8,7 +8,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from async_scheduler.database.sessions import connect, new_session
-from async_scheduler.database.transaction import Transaction, TransactionsOfItsOwn
+from async_scheduler.database.transaction import Transaction, TransactionsOfItsOwn, give_up
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -23,11 +23,11 @@ trace that has been started meanwhile sees connections from when they are taken.
 class KeptSession(TransactionsOfItsOwn):
     """Lends one session again and again, whose connection commits each statement by itself.
 
-    For one routine that looks often and writes nothing. Under READ COMMITTED each statement sees what is
-    committed when it begins, in a transaction or not: BEGIN and COMMIT are two more round trips for nothing,
-    and a session and the way to the pool cost as much again. Not behind PgBouncer, where to prepare and to
-    execute would be two transactions, on two servers if it so happens. The connection is one of the pool's
-    for good, so the pool must have it to spare.
+    For one routine that looks often and writes nothing: a write would not be fenced. Under READ COMMITTED
+    each statement sees what is committed when it begins, in a transaction or not: BEGIN and COMMIT are two
+    more round trips for nothing, and a session and the way to the pool cost as much again. Not behind
+    PgBouncer, where to prepare and to execute would be two transactions, on two servers if it so happens.
+    The connection is one of the pool's for good, so the pool must have it to spare.
     """
 
     def __init__(self, engine: AsyncEngine, report_wait: ReportWait, kept_for: float = KEPT_FOR) -> None:
@@ -50,7 +50,7 @@ class KeptSession(TransactionsOfItsOwn):
         except BaseException:
             self._session = None
             # Whatever a statement that failed, or was given up, has left of the connection.
-            await session.invalidate()
+            await give_up(session)
             raise
 
     @asynccontextmanager

@@ -31,7 +31,7 @@ Effect = Callable[[], object]
 log = logging.getLogger(__name__)
 
 ROLLBACK_PATIENCE = 10.0
-"""Seconds a rollback may take; on a silent network it would never end."""
+"""Seconds a rollback may take, or the end of a connection; on a silent network it would never end."""
 GOODBYE = 1.0
 """Seconds for a commit that is given up to let go of its connection."""
 COMMIT_PATIENCE = 5.0
@@ -208,4 +208,13 @@ async def _roll_back(session: AsyncSession) -> None:
             await session.rollback()
     except (TimeoutError, SQLAlchemyError, OSError) as error:
         log.warning("A rollback failed (%s): its connection is closed", type(error).__name__)
-        await session.invalidate()
+        await give_up(session)
+
+
+async def give_up(session: AsyncSession) -> None:
+    """Close the connection of *session*, whatever state it is in: it is not used again."""
+    try:
+        async with asyncio.timeout(ROLLBACK_PATIENCE):
+            await session.invalidate()
+    except (TimeoutError, SQLAlchemyError, OSError) as error:
+        log.warning("A connection could not be closed (%s)", type(error).__name__)

@@ -116,10 +116,10 @@ class EngineWrappers:
                 raise
             rows = -1 if many else cursor.rowcount
             ledger.returned(checkout, statement, call, rows, _wanted(statement, context), None)
-            if _commits_itself(connection):
-                ledger.ended(checkout, Call(attribution.current()), "commit")
             if statement.tries and _refused(cursor):
                 ledger.failed(checkout, statement, "nowait_fail", call.start, monotonic_ns())
+            if _commits_itself(connection):
+                ledger.ended(checkout, Call(attribution.current()), "commit")
             return result
 
         return execute

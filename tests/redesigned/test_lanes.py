@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,6 +128,29 @@ async def test_lanes_are_woken_one_by_one(airflow_db: Database, monkeypatch: pyt
             assert woken(assembly) == [False, False, False, False], "none was left"
             assembly.supervisor.wake(["schedule"])
             assert woken(assembly) == [False, False, True, False]
+            held.let_go.set()
+
+
+async def test_what_comes_due_during_a_long_visit_wakes_another_lane(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [2]))
+    runs = [create_run("dag", number, state=DagRunState.RUNNING).id for number in range(2)]
+    async with assembled(InstantExecutor(), settings=FOUR_LANES) as assembly:
+        await know_the_dag(assembly, runs[0])
+        held = Held(monkeypatch, set(runs))
+        for lane in lanes(assembly):
+            lane.wakeup.clear()
+        dirty = stages(assembly).dirty
+        dirty.mark(runs[:1])
+        dirty.mark_at(runs[1], timezone.utcnow() + timedelta(seconds=0.5))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lanes(assembly)[0].run_pass())
+            await held.entered.wait()
+            assert woken(assembly) == [False, False, False, False]
+            async with asyncio.timeout(60):
+                await lanes(assembly)[1].wakeup.wait(60)
+            assert (dirty.due_in(timezone.utcnow()) or 0.0) < 0.1, "the timer's clock is another one"
             held.let_go.set()
 
 

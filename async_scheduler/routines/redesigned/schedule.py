@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -29,7 +31,7 @@ from async_scheduler.store.limits import COUNTED_RUN_TYPES
 from async_scheduler.store.running import ClaimedRun, claim_runs, unverified_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from uuid import UUID
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
@@ -116,11 +118,25 @@ class ScheduleTaskInstances:
             return await self._correct_flags(due_in)
         if due_in == 0.0:
             self._wake_another()
-        try:
-            changed = await self._attempt(done)
-        finally:
-            self._dirty.release(done.ids)
+        with self._another_woken_in(due_in):
+            try:
+                changed = await self._attempt(done)
+            finally:
+                self._dirty.release(done.ids)
         return self._report(done, changed)
+
+    @contextmanager
+    def _another_woken_in(self, seconds: float | None) -> Iterator[None]:
+        """Wake another lane after so many seconds, unless the block has ended: what is due then cannot wait.
+
+        A long visit keeps this one from its own timer, and the others sleep.
+        """
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake_another) if seconds else None
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def _attempt(self, done: Pass) -> bool:
         """Visit the batch and see to what follows; return whether Airflow's code changed anything."""

@@ -60,10 +60,11 @@ class RedesignedStages:
         self._settings = settings
         self.dirty = DirtyRuns()
         self.peers = Peers(scheduler.job.id)
+        revalidate_after = conf.getfloat("core", "min_serialized_dag_update_interval")
         self.plans = Plans(
             scheduler.scheduler_dag_bag,
             max(SCHEDULER_DAG_CACHE_SIZE, settings.dags_at_once),
-            conf.getfloat("core", "min_serialized_dag_update_interval"),
+            revalidate_after,
         )
         alive_within = ALIVE_FOR_BEATS * conf.getfloat("scheduler", "scheduler_heartbeat_sec")
         self.sweep = Sweep(
@@ -73,7 +74,8 @@ class RedesignedStages:
             settings.examine_all_interval,
             self.peers,
             alive_within,
-            rest=max(NOTHING_RUNS_EVERY, settings.sweep_interval) if probed else None,
+            # It also finds dag versions that were rewritten.
+            rest=max(min(NOTHING_RUNS_EVERY, revalidate_after), settings.sweep_interval) if probed else None,
         )
         self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass, self.peers)
         self.probe = Probe(
