@@ -66,27 +66,12 @@ class RedesignedStages:
             max(SCHEDULER_DAG_CACHE_SIZE, settings.dags_at_once),
             revalidate_after,
         )
+        # The sweep also finds dag versions that were rewritten.
+        rest = max(min(NOTHING_RUNS_EVERY, revalidate_after), settings.sweep_interval)
         alive_within = ALIVE_FOR_BEATS * conf.getfloat("scheduler", "scheduler_heartbeat_sec")
-        self.sweep = Sweep(
-            new_looks(),
-            self.dirty,
-            self.plans,
-            settings.examine_all_interval,
-            self.peers,
-            alive_within,
-            # It also finds dag versions that were rewritten.
-            rest=max(min(NOTHING_RUNS_EVERY, revalidate_after), settings.sweep_interval) if probed else None,
-        )
+        self.sweep = self._make_sweep(alive_within, rest if probed else None)
         self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass, self.peers)
-        self.probe = Probe(
-            new_looks(),
-            fence,
-            float(scheduler._scheduler_idle_sleep_time),
-            self.peers,
-            alive_within,
-            settings.probe_interval,
-            sweep_rests=lambda: self.sweep.rests,
-        )
+        self.probe = self._make_probe(fence, alive_within)
         self.schedule = ScheduleTaskInstances(
             scheduler,
             sessions,
@@ -103,6 +88,28 @@ class RedesignedStages:
         ]
         """The schedule stage once for each transaction it may have open at the same time."""
         self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch, self.peers)
+
+    def _make_sweep(self, alive_within: float, rest: float | None) -> Sweep:
+        return Sweep(
+            self._new_looks(),
+            self.dirty,
+            self.plans,
+            self._settings.examine_all_interval,
+            self.peers,
+            alive_within,
+            rest,
+        )
+
+    def _make_probe(self, fence: Fence, alive_within: float) -> Probe:
+        return Probe(
+            self._new_looks(),
+            fence,
+            float(self._scheduler._scheduler_idle_sleep_time),
+            self.peers,
+            alive_within,
+            self._settings.probe_interval,
+            sweep_rests=lambda: self.sweep.rests,
+        )
 
     def create(self, look_up_ahead: LookUpAhead) -> CreateDagRuns:
         """Return the stage that creates runs."""
