@@ -132,15 +132,17 @@ class Assembly:
             return 1
         if self._settings.pool_size:
             return self._settings.pool_size
-        stages, per_loop = 5, 3
+        stages, per_loop, executors = 5, 3, len(self.ports)
         if self._settings.algorithm == "redesigned":
             stages += self._settings.lanes  # the probe, and the lanes after the first
-        executors = len(self.ports) * (2 if self._keeps_looks else 1)
+        if self._keeps_connections:  # beside those for transactions
+            stages += self._settings.lanes
+            executors *= 2
         return stages + per_loop + executors + sum(not timer.thread for timer in timers)
 
     @property
-    def _keeps_looks(self) -> bool:
-        """Whether routines that only read keep a connection: where they may, and the pool is made for it."""
+    def _keeps_connections(self) -> bool:
+        """Whether routines keep connections that commit by themselves: where the pool is made for it."""
         settings, dialect = self._settings, airflow_settings.engine.dialect
         redesigned = settings.algorithm == "redesigned" and not self._scheduler._multi_team
         to_spare = settings.mode == "concurrent" and not settings.pool_size and settings.pgbouncer != "true"
@@ -169,8 +171,12 @@ class Assembly:
 
     def _make_looks(self) -> Sessions:
         """Return sessions for one routine that only reads: one that it keeps, where that is possible."""
-        if not self._keeps_looks:
-            return self._sessions
+        return self._make_kept() or self._sessions
+
+    def _make_kept(self) -> KeptSession | None:
+        """Return a session for one routine that commits each statement by itself, where that is possible."""
+        if not self._keeps_connections:
+            return None
         kept = KeptSession(self.engine, report_pool_wait)
         self._kept.append(kept)
         return kept
@@ -191,9 +197,10 @@ class Assembly:
             self._scheduler,
             self._sessions,
             self._make_looks,
+            self._make_kept,
             self._settings,
             self.fence,
-            wake_lane=lambda: self.supervisor.wake(("schedule",)),
+            wake=lambda names: self.supervisor.wake(names),
             probed=not self._in_turns,
         )
 

@@ -20,7 +20,8 @@ from async_scheduler.routines.redesigned.create import CreateDagRuns
 from async_scheduler.routines.redesigned.dirty import DirtyRuns
 from async_scheduler.routines.redesigned.enqueue import EnqueueTaskInstances, _described, _report
 from async_scheduler.routines.redesigned.handover import HandedOver, Handover
-from async_scheduler.routines.redesigned.schedule import Pass, ScheduleTaskInstances
+from async_scheduler.routines.redesigned.passes import Pass
+from async_scheduler.routines.redesigned.schedule import ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
 from async_scheduler.store.given import load_dags, load_instances, load_runs, release_from
 from async_scheduler.store.limits import COUNTED_RUN_TYPES
@@ -99,7 +100,7 @@ class ScheduleGivenRuns(ScheduleTaskInstances):
             DirtyRuns(),
             plans,
             batch=0,
-            wake_another=lambda: None,
+            wake=lambda _: None,
             ahead=None,
         )
         self._kept = HandoverToCaller(scheduler, sessions)
@@ -116,7 +117,7 @@ class ScheduleGivenRuns(ScheduleTaskInstances):
         while left:
             done = Pass(timezone.utcnow(), left)
             try:
-                await self._visit_in_one_transaction(done)
+                await self._visit_in_one_transaction(done, left)
             except LostRace as race:
                 races += 1
                 left = await self._after_race(race, left, races)
@@ -137,9 +138,6 @@ class ScheduleGivenRuns(ScheduleTaskInstances):
                 await self._kept.examine(run)
             return [run for run in ids if run not in queued]
         return list(ids)
-
-    def _put_off_large(self, done: Pass) -> None:
-        """Nobody else waits for the caller's runs."""
 
     async def _claim(self, tx: Transaction, ids: Sequence[int]) -> list[ClaimedRun]:
         found = await load_runs(tx.session, ids)

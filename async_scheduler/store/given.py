@@ -9,7 +9,7 @@ from sqlalchemy import Select, Update, bindparam, func, select
 
 from async_scheduler.store.creation import DueDag
 from async_scheduler.store.dialect import Dialect, among, dialect_of, statement, still
-from async_scheduler.store.running import ClaimedRun, _ordinal, latest_version
+from async_scheduler.store.running import ClaimedRun, examinable_columns, latest_version
 from async_scheduler.store.scheduled import _INSTANCE_COLUMNS, QueuedRow, _with_dag_and_run
 from async_scheduler.store.tables import DAG, INSTANCE, RUN, SERIALIZED
 
@@ -24,18 +24,8 @@ if TYPE_CHECKING:
 @statement
 def runs(dialect: Dialect) -> Select[Any]:
     """Select the runs *ids* as ``running.claim`` does."""
-    own = [RUN.c[name] for name in ClaimedRun._fields[: ClaimedRun._fields.index("created_version")]]
     return (
-        select(
-            *own,
-            RUN.c.created_dag_version_id,
-            latest_version().scalar_subquery(),
-            _ordinal().scalar_subquery(),
-            RUN.c.scheduled_by_job_id,
-            RUN.c.state,
-        )
-        .where(among(RUN.c.id, "ids", dialect))
-        .order_by(RUN.c.id)
+        select(*examinable_columns(), RUN.c.state).where(among(RUN.c.id, "ids", dialect)).order_by(RUN.c.id)
     )
 
 

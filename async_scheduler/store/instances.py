@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.sql.selectable import LateralFromClause
 
 _NO_STATE = ""
 """Stands for NULL where a state is compared with a parameter."""
@@ -105,6 +106,10 @@ def _digest() -> ColumnElement[Any]:
     return func.sum(func.uuid_hash_extended(c.id, cast(c.map_index, BigInteger)))
 
 
+def _of_each_run(aggregates: Sequence[ColumnElement[Any]]) -> LateralFromClause:
+    return select(*aggregates).where(of_run()).having(func.count() > 0).correlate(RUN).lateral("found")
+
+
 def _run_by_run(dialect: Dialect, *aggregates: ColumnElement[Any]) -> Select[Any]:
     """Select *aggregates* of the task instances of each of the runs *ids* that has any; PostgreSQL only.
 
@@ -112,7 +117,7 @@ def _run_by_run(dialect: Dialect, *aggregates: ColumnElement[Any]) -> Select[Any
     for: for a join with GROUP BY the plan that is kept for any number of runs reads the whole table where
     a few running runs hold most of it.
     """
-    found = select(*aggregates).where(of_run()).having(func.count() > 0).correlate(RUN).lateral("found")
+    found = _of_each_run(aggregates)
     source = RUN.join(found, true())
     return select(RUN.c.id, *found.c).select_from(source).where(among(RUN.c.id, "ids", dialect))
 
@@ -160,9 +165,8 @@ async def load_states(session: AsyncSession, ids: Sequence[int]) -> dict[int, St
     return loaded
 
 
-@postgresql_statement
-def packed(dialect: Dialect) -> Select[Any]:
-    """Select the states of the task instances of the runs *ids*; PostgreSQL only."""
+def _packed() -> tuple[ColumnElement[Any], ...]:
+    """The parts of :class:`PackedStates`."""
     c = INSTANCE.c
     letters: list[tuple[str, Any]] = [
         (name, literal_column(f"'{_LETTERS[code]}'")) for code, name in enumerate(NAMES) if name
@@ -173,7 +177,18 @@ def packed(dialect: Dialect) -> Select[Any]:
         else_=case(by_name, value=c.state, else_=literal_column("'?'")),
     )
     letters_by_id = func.string_agg(letter, aggregate_order_by(literal_column("''"), c.id))
-    return _run_by_run(dialect, func.count(), _digest(), letters_by_id)
+    return func.count(), _digest(), letters_by_id
+
+
+def packed_of_run() -> LateralFromClause:
+    """Return the packed states of each row of ``dag_run``, to be joined with it."""
+    return _of_each_run(_packed())
+
+
+@postgresql_statement
+def packed(dialect: Dialect) -> Select[Any]:
+    """Select the states of the task instances of the runs *ids*; PostgreSQL only."""
+    return _run_by_run(dialect, *_packed())
 
 
 async def load_packed(session: AsyncSession, ids: Sequence[int]) -> dict[int, PackedStates]:
@@ -206,18 +221,22 @@ def _valued(update: Update, values: dict[str, Any] | list[tuple[Any, Any]]) -> U
     return update.ordered_values(*values) if isinstance(values, list) else update.values(values)
 
 
-def _schedulable() -> ColumnElement[bool]:
+def is_schedulable() -> ColumnElement[bool]:
     return still(INSTANCE.c.state, (None, *SCHEDULABLE))
+
+
+def into_scheduled() -> list[tuple[Any, Any]]:
+    """Return what becomes of task instances that are scheduled *now*."""
+    c = INSTANCE.c
+    next_try = case((c.state == "up_for_reschedule", c.try_number), else_=c.try_number + 1)
+    # MySQL assigns from left to right: the try number has to look at the state before it changes.
+    return [(c.try_number, next_try), (c.state, "scheduled"), (c.scheduled_dttm, bindparam("now"))]
 
 
 @statement
 def schedule(dialect: Dialect) -> Update:
     """Make the schedulable task instances *ids* scheduled, with a new try unless they were rescheduled."""
-    c = INSTANCE.c
-    next_try = case((c.state == "up_for_reschedule", c.try_number), else_=c.try_number + 1)
-    # MySQL assigns from left to right: the try number has to look at the state before it changes.
-    values = [(c.try_number, next_try), (c.state, "scheduled"), (c.scheduled_dttm, bindparam("now"))]
-    return _ordered_update(dialect, _schedulable(), values)
+    return _ordered_update(dialect, is_schedulable(), into_scheduled())
 
 
 @statement
@@ -231,7 +250,7 @@ def succeed(dialect: Dialect) -> Update:
         "duration": 0,
         "try_number": c.try_number + 1,
     }
-    return _ordered_update(dialect, _schedulable(), values)
+    return _ordered_update(dialect, is_schedulable(), values)
 
 
 @statement

@@ -91,32 +91,41 @@ def _ordinal() -> Select[Any]:
     )
 
 
+def examinable_columns() -> tuple[ColumnElement[Any], ...]:
+    """Return what a :class:`ClaimedRun` is made of."""
+    return (
+        RUN.c.id,
+        RUN.c.dag_id,
+        RUN.c.run_id,
+        RUN.c.run_type,
+        RUN.c.logical_date,
+        RUN.c.start_date,
+        RUN.c.clear_number,
+        RUN.c.bundle_version,
+        RUN.c.created_dag_version_id,
+        latest_version().scalar_subquery(),
+        _ordinal().scalar_subquery(),
+        RUN.c.scheduled_by_job_id,
+    )
+
+
+def is_examinable() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions, on a run joined with its dag, under which it is examined."""
+    return (
+        RUN.c.state == "running",
+        RUN.c.run_after <= func.now(),
+        DAG.c.is_paused == false(),
+        DAG.c.is_stale == false(),
+    )
+
+
 @statement
 def claim(dialect: Dialect) -> Select[Any]:
     """Lock the runs *ids* that are running, due, and of dags that are neither paused nor stale."""
     query = (
-        select(
-            RUN.c.id,
-            RUN.c.dag_id,
-            RUN.c.run_id,
-            RUN.c.run_type,
-            RUN.c.logical_date,
-            RUN.c.start_date,
-            RUN.c.clear_number,
-            RUN.c.bundle_version,
-            RUN.c.created_dag_version_id,
-            latest_version().scalar_subquery(),
-            _ordinal().scalar_subquery(),
-            RUN.c.scheduled_by_job_id,
-        )
+        select(*examinable_columns())
         .join(DAG, DAG.c.dag_id == RUN.c.dag_id)
-        .where(
-            among(RUN.c.id, "ids", dialect),
-            RUN.c.state == "running",
-            RUN.c.run_after <= func.now(),
-            DAG.c.is_paused == false(),
-            DAG.c.is_stale == false(),
-        )
+        .where(among(RUN.c.id, "ids", dialect), *is_examinable())
         .order_by(RUN.c.id)
     )
     return locked(query, RUN, dialect, skip=True)
@@ -138,12 +147,7 @@ def due(dialect: Dialect) -> Select[Any]:
     return (
         select(RUN.c.id)
         .join(DAG, DAG.c.dag_id == RUN.c.dag_id)
-        .where(
-            RUN.c.state == "running",
-            RUN.c.run_after <= func.now(),
-            DAG.c.is_paused == false(),
-            DAG.c.is_stale == false(),
-        )
+        .where(*is_examinable())
         .with_hint(RUN, "USE INDEX (idx_dag_run_running_dags)", dialect_name="mysql")
     )
 
@@ -163,10 +167,7 @@ def fingerprint(dialect: Dialect) -> Select[Any]:
     relevant = still(c.state, (None, *FINISHED, *SCHEDULABLE))
     head = (RUN.c.id, RUN.c.scheduled_by_job_id, RUN.c.last_scheduling_decision)
     mine = (
-        RUN.c.state == "running",
-        RUN.c.run_after <= func.now(),
-        DAG.c.is_paused == false(),
-        DAG.c.is_stale == false(),
+        *is_examinable(),
         not_(among(func.coalesce(RUN.c.scheduled_by_job_id, 0, type_=Integer), "owners", dialect)),
     )
     runs = RUN.join(DAG, DAG.c.dag_id == RUN.c.dag_id)

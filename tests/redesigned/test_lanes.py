@@ -11,8 +11,9 @@ import pytest
 from airflow._shared.timezones import timezone
 from airflow.utils.state import DagRunState
 
-from async_scheduler.routines.redesigned import next_visits, schedule
+from async_scheduler.routines.redesigned import next_visits, schedule, unlocked
 from async_scheduler.store import running
+from async_scheduler.store import unlocked as store
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED, states
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -20,6 +21,8 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
     from async_scheduler.assembly import Assembly
     from async_scheduler.driver.runner import RoutineDriver
     from tests.support.postgres import Database
@@ -44,21 +47,35 @@ def woken(assembly: Assembly) -> list[bool]:
     return [lane.wakeup.is_set for lane in lanes(assembly)]
 
 
+def before_reading(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[Collection[int]], Awaitable[None]]
+) -> None:
+    """Let *act* happen before a lane reads runs, with or without a lock."""
+
+    def acting(real: Any) -> Any:
+        async def read(session: Any, ids: Any) -> Any:
+            await act(ids)
+            return await real(session, ids)
+
+        return read
+
+    monkeypatch.setattr(schedule, "claim_runs", acting(running.claim_runs))
+    monkeypatch.setattr(unlocked, "see_runs", acting(store.see_runs))
+
+
 class Held:
-    """Holds up whoever claims certain runs, until told to let go."""
+    """Holds up whoever reads certain runs, until told to let go."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, runs: set[int]) -> None:
         self.let_go = asyncio.Event()
         self.entered = asyncio.Event()
-        real = running.claim_runs
+        self._runs = runs
+        before_reading(monkeypatch, self._hold)
 
-        async def claim(session: Any, ids: Any) -> Any:
-            if runs & set(ids):
-                self.entered.set()
-                await self.let_go.wait()
-            return await real(session, ids)
-
-        monkeypatch.setattr(schedule, "claim_runs", claim)
+    async def _hold(self, ids: Collection[int]) -> None:
+        if self._runs & set(ids):
+            self.entered.set()
+            await self.let_go.wait()
 
 
 async def test_each_lane_visits_a_batch_of_its_own(airflow_db: Database) -> None:
@@ -181,19 +198,17 @@ async def test_what_fails_in_one_lane_does_not_keep_the_others_from_their_work(
 ) -> None:
     write_dags(layered_dag("dag", [2]))
     runs = [create_run("dag", number, state=DagRunState.RUNNING).id for number in range(3)]
-    real = running.claim_runs
 
-    async def claim(session: Any, ids: Any) -> Any:
+    async def fail(ids: Collection[int]) -> None:
         if runs[1] in ids:
             raise RuntimeError("planted")
-        return await real(session, ids)
 
     async with assembled(InstantExecutor(), settings=FOUR_LANES) as assembly:
         await know_the_dag(assembly, runs[0])
         new = stages(assembly)
         new.dirty.mark(runs)
         with monkeypatch.context() as patch:
-            patch.setattr(schedule, "claim_runs", claim)
+            before_reading(patch, fail)
             passes = (lane.routine.run_once() for lane in lanes(assembly))
             results = await asyncio.gather(*passes, return_exceptions=True)
         assert [type(result).__name__ for result in results] == ["Outcome", "RuntimeError", *["Outcome"] * 2]

@@ -13,7 +13,7 @@ from async_scheduler.decide.states import CODES
 from async_scheduler.store.instances import PackedStates, StateRows, load_packed, load_states, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from decimal import Decimal
 
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -117,13 +117,18 @@ Laid = tuple[Board, Ids]
 
 
 async def lay_out_runs(
-    session: AsyncSession, plans: dict[int, DagPlan], layouts: Layouts
+    session: AsyncSession,
+    plans: dict[int, DagPlan],
+    layouts: Layouts,
+    seen: Mapping[int, PackedStates] | None = None,
 ) -> tuple[dict[int, Laid], set[int]]:
     """Return the boards of the runs with these ids, and the ids of those with unknown tasks or states.
 
     Reads one statement for the runs whose layout is known, and one for the others.
+
+    :param seen: the states of the runs, where they were read together with them.
     """
-    laid, strange = await _lay_out_known(session, plans, layouts)
+    laid, strange = await _lay_out_known(session, plans, layouts, seen)
     unknown = {run: plan for run, plan in plans.items() if run not in laid and run not in strange}
     loaded = await load_states(session, list(unknown)) if unknown else {}
     for run, plan in unknown.items():
@@ -139,14 +144,20 @@ async def lay_out_runs(
 
 
 async def _lay_out_known(
-    session: AsyncSession, plans: dict[int, DagPlan], layouts: Layouts
+    session: AsyncSession,
+    plans: dict[int, DagPlan],
+    layouts: Layouts,
+    seen: Mapping[int, PackedStates] | None,
 ) -> tuple[dict[int, Laid], set[int]]:
     known = {run: layout for run, plan in plans.items() if (layout := layouts.get(run, plan)) is not None}
     laid: dict[int, Laid] = {}
     strange: set[int] = set()
     if not known:
         return laid, strange
-    for run, packed in (await load_packed(session, list(known))).items():
+    if seen is None:
+        seen = await load_packed(session, list(known))
+    for run in known.keys() & seen.keys():
+        packed = seen[run]
         try:
             board = known[run].board(packed)
         except UnknownTasks:

@@ -13,7 +13,7 @@ from async_scheduler.routines.redesigned.dirty import Known
 if TYPE_CHECKING:
     from async_scheduler.plans.cache import CompiledDag
     from async_scheduler.routines.redesigned.dirty import DirtyRuns
-    from async_scheduler.routines.redesigned.schedule import Pass
+    from async_scheduler.routines.redesigned.passes import Pass
     from async_scheduler.routines.redesigned.visiting import Visited
     from async_scheduler.store.running import ClaimedRun
 
@@ -30,25 +30,27 @@ BLOCKED_LOOK_AGAIN = timedelta(seconds=5)
 after this, should nobody report a change."""
 
 
+def put_off_large(visited: list[Visited], done: Pass) -> list[Visited]:
+    """Return *visited* without large runs, unless there is no other; they come in passes of their own."""
+    large = [one.run.id for one in visited if one.size >= LARGE]
+    if not large or len(visited) == 1:
+        return visited
+    done.put_off += large
+    return [one for one in visited if one.size < LARGE]
+
+
 class NextVisits:
     """Tells *dirty* what follows from a visit that has committed."""
 
     def __init__(self, dirty: DirtyRuns) -> None:
         self._dirty = dirty
 
-    def put_off_large(self, done: Pass) -> None:
-        """Take large runs out of a pass that visits others too; they come in passes of their own."""
-        large = [one.run.id for one in done.visited if one.size >= LARGE]
-        for run in large:
-            self._dirty.keep_apart(run, done.now)
-        if large and len(done.visited) > 1:
-            done.put_off = large
-            done.visited = [one for one in done.visited if one.size < LARGE]
-
     def plan(self, done: Pass) -> None:
         """Mark the runs of *done* for when they are to be visited again; the caller forgets ended ones."""
         dirty = self._dirty
         dirty.miss(done.locked)
+        for run in done.put_off:
+            dirty.keep_apart(run, done.now)
         dirty.mark(done.put_off)
         ended = {run.id for run in done.ended}
         self._let_rest(done)

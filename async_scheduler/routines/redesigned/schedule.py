@@ -3,81 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from airflow._shared.observability.metrics import stats
 from airflow._shared.timezones import timezone
-from cachetools import LRUCache
 
 from async_scheduler.database.transaction import Sessions, Transaction, transaction
 from async_scheduler.driver.routine import Outcome
 from async_scheduler.errors import LostRace
+from async_scheduler.routines.redesigned.deciding import Deciding
 from async_scheduler.routines.redesigned.ending import end_runs
 from async_scheduler.routines.redesigned.expanding import write_expansions
 from async_scheduler.routines.redesigned.flags import LimitFlags
 from async_scheduler.routines.redesigned.handover import Handover
-from async_scheduler.routines.redesigned.layout import Layouts
 from async_scheduler.routines.redesigned.next_visits import NextVisits
+from async_scheduler.routines.redesigned.passes import Pass
 from async_scheduler.routines.redesigned.peers import Peers
-from async_scheduler.routines.redesigned.unusual import is_unusual
-from async_scheduler.routines.redesigned.visiting import Visited, parts_of, visit
-from async_scheduler.routines.redesigned.wide_maps import AHEAD, hold_back
+from async_scheduler.routines.redesigned.unlocked import UnlockedVisits
+from async_scheduler.routines.redesigned.wide_maps import AHEAD
 from async_scheduler.routines.redesigned.writing import write
 from async_scheduler.store.limits import COUNTED_RUN_TYPES
-from async_scheduler.store.running import ClaimedRun, claim_runs, unverified_runs
+from async_scheduler.store.running import ClaimedRun, claim_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
-    from uuid import UUID
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 
-    from async_scheduler.plans.cache import CompiledDag, Plans
+    from async_scheduler.plans.cache import Plans
     from async_scheduler.routines.redesigned.dirty import DirtyRuns
-
-VERIFIED_KEPT = 20_000
-"""Runs that are known to fit the latest dag version; any other is asked for again. Nobody says when another
-scheduler has ended one."""
-
-
-@dataclass(slots=True)
-class Pass:
-    """What one transaction did; filled while it runs, believed once it has committed."""
-
-    now: datetime
-    ids: Sequence[int]
-    visited: list[Visited] = field(default_factory=list)
-    scheduled: int = 0
-    finished: int = 0
-    complete: bool = True
-    ended: list[ClaimedRun] = field(default_factory=list)
-    handed_over: list[ClaimedRun] = field(default_factory=list)
-    unplanned: list[ClaimedRun] = field(default_factory=list)
-    locked: list[int] = field(default_factory=list)
-    put_off: list[int] = field(default_factory=list)
-    held_back: set[int] = field(default_factory=set)
-    lost_race: bool = False
-    lifted: int = 0
+    from async_scheduler.routines.redesigned.visiting import Visited
 
 
 class ScheduleTaskInstances:
     """The middle of ``SchedulerJobRunner._do_scheduling`` over dirty runs, each visited to its fix point.
 
-    Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED for one batch, then its task instances in the order of ids,
-    until the commit. The limit flag of dags is corrected afterwards, in a transaction of its own; a ``dag``
-    row that somebody holds is passed over and tried again soon.
+    Where a pass has a session that commits each statement by itself, runs are first visited without a lock
+    (:class:`UnlockedVisits`), and those for which that does not do, under one. Locks then: ``dag_run`` NO KEY
+    UPDATE SKIP LOCKED for one batch, then its task instances in the order of ids, until the commit. The limit
+    flag of dags is corrected afterwards, in a transaction of its own; a ``dag`` row that somebody holds is
+    passed over and tried again soon.
 
     Several passes may be under way at the same time, each a :class:`Lane`: they have no run in common, so
     they lock nothing that another one wants, and a long visit of one run delays no other.
 
     :param batch: how many runs one transaction visits at most.
-    :param wake_another: called when a pass has left runs that another one may take at once.
+    :param wake: called with the names of routines that have something to do though the pass is not over:
+        another lane, or who queues what was scheduled.
     :param runs_wait: whether queued runs may wait for the end of others.
-    :param ahead: how many instances of one task of a run are scheduled at a time, None for all.
+    :param ahead: how many instances of one task of a run are scheduled at a time. With None all are, and
+        large runs are visited like others.
     """
 
     name = "schedule"
@@ -89,7 +67,7 @@ class ScheduleTaskInstances:
         dirty: DirtyRuns,
         plans: Plans,
         batch: int,
-        wake_another: Callable[[], None],
+        wake: Callable[[tuple[str, ...]], None],
         runs_wait: Callable[[], bool] = lambda: True,
         ahead: int | None = AHEAD,
         peers: Peers | None = None,
@@ -99,18 +77,22 @@ class ScheduleTaskInstances:
         self._dirty = dirty
         self._plans = plans
         self._batch = batch
-        self._wake_another = wake_another
+        self._wake = wake
         self._runs_wait = runs_wait
-        self._ahead = sys.maxsize if ahead is None else ahead
         self._peers = peers or Peers()
         self._handover = Handover(scheduler, sessions)
         self._flags = LimitFlags(sessions)
-        self._verified: LRUCache[int, UUID] = LRUCache(VERIFIED_KEPT)
-        self._layouts = Layouts()
         self._next = NextVisits(dirty)
+        self._deciding = Deciding(plans, ahead)
+        self._unlocked = UnlockedVisits(
+            self._deciding, self._peers, scheduler.job.id, lambda: wake(("enqueue",))
+        )
 
-    async def run_once(self) -> Outcome:
-        """Visit a batch of dirty runs; report what became of them."""
+    async def run_once(self, unlocked: Sessions | None = None) -> Outcome:
+        """Visit a batch of dirty runs; report what became of them.
+
+        :param unlocked: sessions that commit each statement by themselves, where there are any.
+        """
         now = timezone.utcnow()
         done = Pass(now, self._dirty.take(self._batch, now))
         due_in = self._dirty.due_in(now)
@@ -120,10 +102,13 @@ class ScheduleTaskInstances:
             self._wake_another()
         with self._another_woken_in(due_in):
             try:
-                changed = await self._attempt(done)
+                changed = await self._attempt(done, unlocked)
             finally:
                 self._dirty.release(done.ids)
         return self._report(done, changed)
+
+    def _wake_another(self) -> None:
+        self._wake((self.name,))
 
     @contextmanager
     def _another_woken_in(self, seconds: float | None) -> Iterator[None]:
@@ -138,10 +123,12 @@ class ScheduleTaskInstances:
             if timer is not None:
                 timer.cancel()
 
-    async def _attempt(self, done: Pass) -> bool:
+    async def _attempt(self, done: Pass, unlocked: Sessions | None) -> bool:
         """Visit the batch and see to what follows; return whether Airflow's code changed anything."""
         try:
-            await self._visit_in_one_transaction(done)
+            left = done.ids if unlocked is None else await self._visit_unlocked(unlocked, done)
+            if left:
+                await self._visit_in_one_transaction(done, left)
         except BaseException as error:
             self._dirty.mark(done.ids)
             done.lost_race = isinstance(error, LostRace)
@@ -158,67 +145,33 @@ class ScheduleTaskInstances:
             raise
         return changed
 
-    async def _visit_in_one_transaction(self, done: Pass) -> None:
+    async def _visit_unlocked(self, sessions: Sessions, done: Pass) -> Sequence[int]:
+        async with transaction(sessions) as tx:
+            return await self._unlocked.visit(tx.session, done)
+
+    async def _visit_in_one_transaction(self, done: Pass, ids: Sequence[int]) -> None:
         async with transaction(self._sessions) as tx:
-            await self._visit(tx, done)
+            await self._visit(tx, done, ids)
 
-    async def _visit(self, tx: Transaction, done: Pass) -> None:
-        claimed = await self._claim(tx, done.ids)
-        done.locked = sorted(set(done.ids) - {run.id for run in claimed})
-        ours = await self._sort(tx, claimed, done)
-        for part in parts_of(ours):
-            visited, strange = await visit(tx.session, part, done.now, self._layouts)
-            done.visited += visited
-            done.handed_over += strange
-        self._put_off_large(done)
-        if not done.visited:
+    async def _visit(self, tx: Transaction, done: Pass, ids: Sequence[int]) -> None:
+        claimed = await self._claim(tx, ids)
+        done.locked += sorted(set(ids) - {run.id for run in claimed})
+        visited = await self._deciding.decide(tx.session, claimed, done)
+        if not visited:
             return
-        done.held_back = {one.run.id for one in done.visited if hold_back(one, self._ahead)}
-        expanded = await write_expansions(tx.session, done.visited, done.now)
-        written = await write(tx.session, done.visited, self._scheduler.job.id, done.now, self._peers)
-        done.scheduled, done.finished = written.scheduled, written.finished + expanded
-        done.complete = written.complete
-        await self._end(tx, done)
-
-    def _put_off_large(self, done: Pass) -> None:
-        self._next.put_off_large(done)
+        expanded = await write_expansions(tx.session, visited, done.now)
+        written = await write(tx.session, visited, self._scheduler.job.id, done.now, self._peers)
+        done.visited += visited
+        done.scheduled += written.scheduled
+        done.finished += written.finished + expanded
+        done.complete &= written.complete
+        await self._end(tx, visited, done)
 
     async def _claim(self, tx: Transaction, ids: Sequence[int]) -> list[ClaimedRun]:
         return await claim_runs(tx.session, ids)
 
-    async def _sort(
-        self, tx: Transaction, claimed: Sequence[ClaimedRun], done: Pass
-    ) -> list[tuple[ClaimedRun, CompiledDag]]:
-        """Return the runs decided here; the others are handed over or wait for their plan."""
-        unverified = await self._unverified(tx, claimed)
-        ours = []
-        for run in claimed:
-            compiled = self._plans.get(run.version)
-            if compiled is None and not self._plans.is_absent(run.version):
-                done.unplanned.append(run)
-            elif compiled is None or run.id in unverified or is_unusual(run, compiled, done.now):
-                done.handed_over.append(run)
-            else:
-                ours.append((run, compiled))
-        return ours
-
-    async def _unverified(self, tx: Transaction, claimed: Sequence[ClaimedRun]) -> set[int]:
-        """Return the runs that Airflow has to check against a new dag version (``_verify_integrity...``)."""
-        unsure = [
-            run
-            for run in claimed
-            if not run.bundle_version and self._verified.get(run.id) != run.latest_version
-        ]
-        if not unsure:
-            return set()
-        unverified = await unverified_runs(tx.session, [run.id for run in unsure])
-        for run in unsure:
-            if run.id not in unverified and run.latest_version is not None:
-                self._verified[run.id] = run.latest_version
-        return unverified
-
-    async def _end(self, tx: Transaction, done: Pass) -> None:
-        over = [one for one in done.visited if one.outcome.verdict is not None]
+    async def _end(self, tx: Transaction, visited: Sequence[Visited], done: Pass) -> None:
+        over = [one for one in visited if one.outcome.verdict is not None]
         await end_runs(
             tx, [one for one in over if not one.compiled.plan.closes_upstream], done.now, self._scheduler
         )
@@ -234,7 +187,7 @@ class ScheduleTaskInstances:
         """
         self._next.plan(done)
         for missed in done.locked:
-            self._verified.pop(missed, None)
+            self._deciding.doubt(missed)
         for ended in done.ended:
             self._forget(ended.id)
         _report_decisions(done.visited)
@@ -251,8 +204,7 @@ class ScheduleTaskInstances:
 
     def _forget(self, run: int) -> None:
         self._dirty.forget(run)
-        self._verified.pop(run, None)
-        self._layouts.forget(run)
+        self._deciding.forget(run)
 
     async def _hand_over(self, run: ClaimedRun, done: Pass) -> bool:
         examined = await self._handover.examine(run.id)
@@ -308,14 +260,18 @@ class ScheduleTaskInstances:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One of the routines that visit runs at the same time, each on a driver of its own."""
+    """One of the routines that visit runs at the same time, each on a driver of its own.
+
+    ``unlocked`` are its sessions that commit each statement by themselves, None where there are none.
+    """
 
     name: str
     stage: ScheduleTaskInstances
+    unlocked: Sessions | None = None
 
     async def run_once(self) -> Outcome:
         """Visit a batch of dirty runs."""
-        return await self.stage.run_once()
+        return await self.stage.run_once(self.unlocked)
 
 
 def _sooner(one: float | None, other: float | None) -> float | None:

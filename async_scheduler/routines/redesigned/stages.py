@@ -40,6 +40,8 @@ class RedesignedStages:
     """Makes the stages of one scheduler; all of them share the dirty runs and the compiled dags.
 
     :param new_looks: makes the sessions of one routine's transactions that only read.
+    :param new_unlocked: makes sessions that commit each statement by themselves, where that can be.
+    :param wake: called with the names of routines that have something to do.
     :param probed: whether the probe will run.
     """
 
@@ -48,9 +50,10 @@ class RedesignedStages:
         scheduler: SchedulerJobRunner,
         sessions: Sessions,
         new_looks: Callable[[], Sessions],
+        new_unlocked: Callable[[], Sessions | None],
         settings: Settings,
         fence: Fence,
-        wake_lane: Callable[[], None] = lambda: None,
+        wake: Callable[[tuple[str, ...]], None] = lambda _: None,
         *,
         probed: bool = True,
     ) -> None:
@@ -78,12 +81,16 @@ class RedesignedStages:
             self.dirty,
             self.plans,
             settings.runs_per_visit,
-            wake_lane,
+            wake,
             runs_wait=lambda: self.probe.saw_queued_runs,
             peers=self.peers,
         )
         self.lanes = [
-            Lane(f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name, self.schedule)
+            Lane(
+                f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name,
+                self.schedule,
+                new_unlocked(),
+            )
             for number in range(1, settings.lanes + 1)
         ]
         """The schedule stage once for each transaction it may have open at the same time."""

@@ -33,13 +33,14 @@ from async_scheduler.store.waits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from uuid import UUID
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from async_scheduler.decide.board import Board
     from async_scheduler.plans.cache import CompiledDag
+    from async_scheduler.store.instances import PackedStates
     from async_scheduler.store.running import ClaimedRun
 
 log = logging.getLogger(__name__)
@@ -129,13 +130,17 @@ async def visit(
     runs: Sequence[Planned],
     now: datetime,
     layouts: Layouts,
+    seen: Mapping[int, PackedStates] | None = None,
 ) -> tuple[list[Visited], list[ClaimedRun]]:
     """Decide about *runs* as of *now*; return them, and those that Airflow's own code has to look at.
 
     Reads at most two statements for all task instances and one for each kind of fact, plus two for each run
     whose tasks wait for the run before it.
+
+    :param seen: the states of their task instances, where they were read together with the runs.
     """
-    laid, unknown = await lay_out_runs(session, {run.id: compiled.plan for run, compiled in runs}, layouts)
+    plans = {run.id: compiled.plan for run, compiled in runs}
+    laid, unknown = await lay_out_runs(session, plans, layouts, seen)
     strange = [run for run, _ in runs if run.id in unknown]
     opened = [_Opened(run, compiled, *laid[run.id]) for run, compiled in runs if run.id in laid]
     visited = []

@@ -39,8 +39,6 @@ async def write(
 ) -> Written:
     """Write the decisions of *visited*; the caller holds the locks of the runs.
 
-    A run of another live scheduler stays with it, unless something of it was changed here.
-
     Locks: ``task_instance`` in the order of ids within each statement.
 
     :raises LostRace: when a state that later rounds of a visit built on could not be written.
@@ -48,9 +46,14 @@ async def write(
     ready = _ids(visited, [one.outcome.scheduled for one in visited])
     scheduled = await mark_scheduled(session, ready, now)
     finished = await _write_finished(session, visited, now)
-    kept = [one.run.id for one in visited if peers.has(one.run.examined_by) and not one.outcome.changed]
+    kept = [one.run.id for one in visited if stays(one, peers)]
     await touch_runs(session, sorted(one.run.id for one in visited), job, now, sorted(kept))
     return Written(scheduled, finished, scheduled == len(ready))
+
+
+def stays(one: Visited, peers: Peers) -> bool:
+    """Whether a run of another live scheduler stays with it: unless something of it was changed here."""
+    return peers.has(one.run.examined_by) and not one.outcome.changed
 
 
 def _ids(visited: Sequence[Visited], positions: Sequence[Sequence[int]]) -> list[UUID]:
