@@ -62,19 +62,26 @@ class ExecutorPort:
         self._arrived: deque[Events] = deque()
         self._outstanding: Counter[Any] = Counter()
         self._ids: dict[Any, UUID] = {}
+        self._runs: dict[Any, int] = {}
         self._expected: set[Any] = set()
 
-    def expect(self, key: Any) -> None:
+    def expect(self, key: Any, run: int | None = None) -> None:
         """Count a workload with *key* as this executor's though it is still to be accepted.
 
         To be called before the commit that queues its task: whoever reads the row after the commit must not
         take it for one that no executor has. :meth:`accept` fulfils it, :meth:`cease_to_expect` ends it.
+
+        :param run: the id of its dag run, to be asked for until its last event is settled.
         """
         self._expected.add(key)
+        if run is not None:
+            self._runs[key] = run
 
     def cease_to_expect(self, key: Any) -> None:
         """Expect no workload with *key* any more; nothing if it was accepted."""
         self._expected.discard(key)
+        if key not in self._ids:
+            self._runs.pop(key, None)
 
     def accept(self, workload: Any) -> None:
         """Take a workload whose transaction has committed; the next beat hands it over."""
@@ -127,17 +134,25 @@ class ExecutorPort:
         """Return the id of the task instance whose workload was accepted under *key*, if it is known."""
         return self._ids.get(key)
 
+    def run_of(self, key: Any) -> int | None:
+        """Return the id of the dag run of the workload accepted under *key*, if it is known."""
+        return self._runs.get(key)
+
     def settle(self, key: Any, event: tuple[Any, Any]) -> None:
         """Drop *event* as processed, unless a newer one for the same *key* has come in meanwhile."""
         if self.events.get(key) == event:
             del self.events[key]
             if key not in self._outstanding:
-                self._ids.pop(key, None)
+                self._drop(key)
+
+    def _drop(self, key: Any) -> None:
+        self._ids.pop(key, None)
+        self._runs.pop(key, None)
 
     def forget(self, key: Any) -> None:
         """Expect no more of the workload with *key*, and do not hand it over if that has not happened."""
         self._outstanding.pop(key, None)
-        self._ids.pop(key, None)
+        self._drop(key)
         for number, workload in list(self._workloads.items()):
             if workload.key == key:
                 self._workloads.pop(number, None)

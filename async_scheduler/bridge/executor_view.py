@@ -47,9 +47,12 @@ class ExecutorView:
         self._port.expect(workload.key)
         after_commit(lambda: self._port.accept(workload))
 
-    def expect(self, key: TaskInstanceKey) -> None:
-        """Count the task instance as the executor's, whose workload will come after the commit under way."""
-        self._port.expect(key)
+    def expect(self, key: TaskInstanceKey, run: int) -> None:
+        """Count the task instance as the executor's, whose workload will come after the commit under way.
+
+        *run* is the id of its dag run.
+        """
+        self._port.expect(key, run)
 
     def cease_to_expect(self, key: TaskInstanceKey) -> None:
         """Do so no longer: its workload came, or never will."""

@@ -45,6 +45,7 @@ class ReportedRow(NamedTuple):
     queued_dttm: datetime | None
     scheduled_dttm: datetime | None
     pid: int | None
+    updated_at: datetime | None
 
     @property
     def key(self) -> Key:

@@ -89,20 +89,20 @@ class Corrected:
     held: frozenset[str] = frozenset()
 
 
+async def find_exceeding(session: AsyncSession, dag_ids: Collection[str]) -> frozenset[str]:
+    """Return those of the dags whose flag is wrong. Locks nothing."""
+    return frozenset((await session.scalars(wrong(dialect_of(session)), {"dag_ids": sorted(dag_ids)})).all())
+
+
 async def correct_exceeding(session: AsyncSession, dag_ids: Collection[str]) -> Corrected:
     """Correct the flag of those of the dags that nobody holds; for a transaction of its own.
 
     A DAG processor keeps its rows for a whole parse, and whoever waited for it would stand still meanwhile.
-    Locks: the ``dag`` rows that change NO KEY UPDATE SKIP LOCKED, until the commit; none where no flag is
-    wrong.
+    Locks: ``dag`` NO KEY UPDATE SKIP LOCKED, until the commit.
     """
-    dialect = dialect_of(session)
-    found = frozenset((await session.scalars(wrong(dialect), {"dag_ids": sorted(dag_ids)})).all())
-    if not found:
-        return Corrected()
-    ours = (await session.scalars(free(dialect), {"dag_ids": sorted(found)})).all()
+    ours = (await session.scalars(free(dialect_of(session)), {"dag_ids": sorted(dag_ids)})).all()
     changed = await refresh_exceeding(session, ours) if ours else 0
-    return Corrected(changed, found.difference(ours))
+    return Corrected(changed, frozenset(dag_ids).difference(ours))
 
 
 async def lift_stale(session: AsyncSession) -> int:

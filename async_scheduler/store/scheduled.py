@@ -132,6 +132,7 @@ class QueuedRow(NamedTuple):
     bundle_version: str | None
     logical_date: datetime | None
     run_state: str
+    run: int
 
 
 _INSTANCE_COLUMNS = QueuedRow._fields[: QueuedRow._fields.index("bundle_name")]
@@ -173,6 +174,7 @@ def _with_dag_and_run(columns: Sequence[Any]) -> Select[Any]:
             RUN.c.bundle_version,
             RUN.c.logical_date,
             RUN.c.state.label("run_state"),
+            RUN.c.id.label("run"),
         )
         .join(DAG, DAG.c.dag_id == dag_id)
         .join(RUN, and_(RUN.c.dag_id == dag_id, RUN.c.run_id == run_id))

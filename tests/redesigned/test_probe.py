@@ -100,12 +100,12 @@ async def test_the_end_of_a_run_wakes_start_where_a_queued_one_was_seen(airflow_
     write_dags(layered_dag("dag", [1]))
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = stages(assembly)
-        assert [await wakes_of_an_end(new, 0), await wakes_of_an_end(new, 1)] == [("enqueue", "start")] * 2
+        assert [await wakes_of_an_end(new, 0), await wakes_of_an_end(new, 1)] == [("start",)] * 2
         await new.probe.run_once()
-        assert await wakes_of_an_end(new, 2) == ("enqueue",)
+        assert await wakes_of_an_end(new, 2) == ()
         create_run("dag", 3)
         await new.probe.run_once()
-        assert await wakes_of_an_end(new, 4) == ("enqueue", "start")
+        assert await wakes_of_an_end(new, 4) == ("start",)
 
 
 async def test_beside_a_scheduler_that_starts_whatever_it_finds_the_next_look_is_sooner(

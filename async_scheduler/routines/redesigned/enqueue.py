@@ -144,7 +144,7 @@ class EnqueueTaskInstances:
         # at between the commit and the hand-over: it must not be taken for the end of the stay to come.
         if isinstance(executor, ExecutorView):
             key = TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index)
-            executor.expect(key)
+            executor.expect(key, row.run)
             self._expected.append((executor, key))
         self._doubts.add(row, executor)
         after_commit(lambda: self._committed.append(self._doubts.resolve(row.id)))

@@ -8,6 +8,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from airflow._shared.timezones import timezone
 from airflow.models.taskinstancekey import TaskInstanceKey
 
 from async_scheduler.database.transaction import Sessions, transaction
@@ -22,6 +23,7 @@ from async_scheduler.store.events import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from datetime import datetime
     from uuid import UUID
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
@@ -54,6 +56,7 @@ class RunExecutorInSets(RunExecutor):
 
     :param looks: the sessions of transactions that only read.
     :param has_backlog: whether scheduled task instances wait for room that an ended task may have made.
+    :param wake: called with the names of routines that have something to do though the pass is not over.
     """
 
     def __init__(
@@ -68,11 +71,13 @@ class RunExecutorInSets(RunExecutor):
         timeout: float,
         dirty: DirtyRuns,
         has_backlog: Callable[[], bool],
+        wake: Callable[[tuple[str, ...]], None] = lambda _: None,
     ) -> None:
         super().__init__(name, scheduler, sessions, port, view, poll_interval, timeout)
         self._looks = looks
         self._dirty = dirty
         self._has_backlog = has_backlog
+        self._wake = wake
         self._finished = FinishedLog(view, scheduler.job.id)
         self._contradicting: set[int] = set()
         self._last_news = -inf
@@ -101,21 +106,34 @@ class RunExecutorInSets(RunExecutor):
 
     async def process_events(self) -> int:
         """Process the events at hand; return how many."""
-        events = dict(self._port.events)
+        events, now = dict(self._port.events), timezone.utcnow()
         ended, started = _split(events)
+        told = self._mark_at_once(ended)
         if started:
             await self._write_ids(started)
         gone, agreeing = await self._look(ended) if ended else ([], [])
         settled = [*started, *gone, *(one.key for one in agreeing)]
         for key in settled:
             self._port.settle(key, events[key])
-        self._dirty.mark(one.row.run for one in agreeing)
+        self._dirty.mark(one.row.run for one in agreeing if one.key not in told or _is_newer(one.row, now))
         await self._finished.write(agreeing)
         processed = len(settled) + await super().process_events()
         # Marked only now that Airflow's code has committed what it made of them.
         self._dirty.mark(self._contradicting)
         self._contradicting.clear()
         return processed
+
+    def _mark_at_once(self, ended: Collection[TaskInstanceKey]) -> set[TaskInstanceKey]:
+        """Have the runs of *ended* visited that are known without a look; return which those are.
+
+        A worker has written the end before its executor hears of it, so the visit will see it. Where an event
+        turns out to contradict the database, the visit was one too many.
+        """
+        runs = {key: run for key in ended if (run := self._port.run_of(key)) is not None}
+        if runs:
+            self._dirty.mark(runs.values())
+            self._wake(("schedule",))
+        return set(runs)
 
     async def _write_ids(self, started: dict[TaskInstanceKey, Any]) -> None:
         async with transaction(self._sessions) as tx:
@@ -148,6 +166,11 @@ class RunExecutorInSets(RunExecutor):
             else:
                 agreeing.append(Ended(row, key, state))
         return gone, agreeing
+
+
+def _is_newer(row: ReportedRow, time: datetime) -> bool:
+    """Whether a task instance was written after *time*: a visit that began then may have missed it."""
+    return row.updated_at is None or row.updated_at >= time
 
 
 def _contradicts(row: ReportedRow, key: TaskInstanceKey, state: Any, rescheduled: Collection[UUID]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from async_scheduler.database.transaction import Sessions, transaction
-from async_scheduler.store.limits import correct_exceeding
+from async_scheduler.store.limits import Corrected, correct_exceeding, find_exceeding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,19 +35,26 @@ class LimitFlags:
         """Seconds until flags that could not be written should be tried again; None when there are none."""
         return LOOK_AGAIN if self._doubtful else None
 
-    async def correct(self) -> int:
-        """Correct what may be wrong, in a transaction of its own; return how many flags changed.
+    async def correct(self, looks: Sessions | None = None) -> int:
+        """Correct what is wrong, in a transaction of its own; return how many flags changed.
 
         Rows that somebody holds are passed over and stay in doubt, as all do when it fails.
+
+        :param looks: sessions to see with whether any is wrong, where there are cheaper ones.
         """
         taken, self._doubtful = self._doubtful, frozenset()
         if not taken:
             return 0
         held = taken
         try:
-            async with transaction(self.sessions) as tx:
-                corrected = await correct_exceeding(tx.session, taken)
+            async with transaction(looks or self.sessions) as tx:
+                wrong = await find_exceeding(tx.session, taken)
+            corrected = await self._correct(wrong) if wrong else Corrected()
             held = corrected.held
         finally:
             self.doubt(held)
         return corrected.changed
+
+    async def _correct(self, dag_ids: frozenset[str]) -> Corrected:
+        async with transaction(self.sessions) as tx:
+            return await correct_exceeding(tx.session, dag_ids)

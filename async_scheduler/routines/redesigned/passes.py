@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Pass:
-    """What came of the runs *ids*; filled while the pass goes on, believed once all of it is committed."""
+    """What came of the runs *ids*; filled while the pass goes on, believed once all of it is committed.
+
+    ``announced`` is how many of those scheduled the critical section was told of while the pass went on.
+    """
 
     now: datetime
     ids: Sequence[int]
@@ -29,5 +32,6 @@ class Pass:
     locked: list[int] = field(default_factory=list)
     put_off: list[int] = field(default_factory=list)
     held_back: set[int] = field(default_factory=set)
+    announced: int = 0
     lost_race: bool = False
     lifted: int = 0

@@ -97,7 +97,7 @@ class ScheduleTaskInstances:
         done = Pass(now, self._dirty.take(self._batch, now))
         due_in = self._dirty.due_in(now)
         if not done.ids:
-            return await self._correct_flags(due_in)
+            return await self._correct_flags(due_in, unlocked)
         if due_in == 0.0:
             self._wake_another()
         with self._another_woken_in(due_in):
@@ -138,7 +138,7 @@ class ScheduleTaskInstances:
         try:
             changed = await self._follow_up(done)
             self._flags.doubt(run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES)
-            done.lifted = await self._flags.correct()
+            done.lifted = await self._flags.correct(unlocked)
         except BaseException:
             # Committed, but not followed up: a look too many costs little, one too few a long time.
             self._dirty.mark(done.ids)
@@ -197,9 +197,9 @@ class ScheduleTaskInstances:
         await self._compile(done.unplanned)
         return changed
 
-    async def _correct_flags(self, due_in: float | None) -> Outcome:
+    async def _correct_flags(self, due_in: float | None, looks: Sessions | None) -> Outcome:
         """Try the flags again whose rows somebody held, and wake who waits for them."""
-        lifted = await self._flags.correct()
+        lifted = await self._flags.correct(looks)
         return Outcome(progressed=lifted > 0, due_in=_sooner(due_in, self._flags.due_in), wakes=("create",))
 
     def _forget(self, run: int) -> None:
@@ -243,7 +243,7 @@ class ScheduleTaskInstances:
             "locked": len(done.locked),
         }
         ended = bool(done.ended) or changed
-        wakes = ["enqueue"]
+        wakes = ["enqueue"] if changed or done.scheduled > done.announced else []
         if ended and self._runs_wait():
             wakes.append("start")
         # The end of a run makes room for a new one of its dag where it lifts the dag's flag, not else.

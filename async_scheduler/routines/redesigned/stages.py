@@ -61,6 +61,7 @@ class RedesignedStages:
         self._sessions = sessions
         self._new_looks = new_looks
         self._settings = settings
+        self._wake = wake
         self.dirty = DirtyRuns()
         self.peers = Peers(scheduler.job.id)
         revalidate_after = conf.getfloat("core", "min_serialized_dag_update_interval")
@@ -142,4 +143,5 @@ class RedesignedStages:
             self._settings.routine_timeout,
             self.dirty,
             has_backlog=lambda: self.enqueue.backlog,
+            wake=self._wake,
         )

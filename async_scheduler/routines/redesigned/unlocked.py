@@ -62,6 +62,7 @@ class UnlockedVisits:
         done.complete &= written.scheduled == expected
         if written.scheduled:
             self._on_scheduled()
+            done.announced = written.scheduled
         return written
 
 
