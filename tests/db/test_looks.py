@@ -125,7 +125,7 @@ async def test_writers_find_their_connection_as_they_left_it(engine: AsyncEngine
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [
-        (Settings(), 3),  # the probe, the sweep and the executor
+        (Settings(), 7),  # the probe, the sweep, the executor and four lanes
         (Settings(pool_size=8), 0),
         (Settings(pgbouncer="true"), 0),
         (Settings(mode="sequential"), 0),
