@@ -15,6 +15,7 @@ from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import select, update
 
 from async_scheduler.database.transaction import transaction
+from async_scheduler.routines.redesigned import events
 from async_scheduler.store.events import load_reported
 from tests.redesigned.test_stages import REDESIGNED, states, take_turns
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -22,6 +23,8 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.models.dagrun import DagRun
 
     from async_scheduler.assembly import Assembly
@@ -46,9 +49,9 @@ def key(try_number: int = 1) -> TaskInstanceKey:
     return TaskInstanceKey("dag", "l0_t0", "run_0", try_number, -1)
 
 
-async def process(assembly: Assembly, *events: tuple[TaskInstanceKey, Any, Any]) -> int:
+async def process(assembly: Assembly, *told: tuple[TaskInstanceKey, Any, Any]) -> int:
     """Give the routine these events and let it process them."""
-    assembly.ports[0].events = {event: (state, info) for event, state, info in events}
+    assembly.ports[0].events = {event: (state, info) for event, state, info in told}
     routine: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
     count: int = await routine.process_events()
     return count
@@ -72,6 +75,58 @@ async def test_an_event_that_agrees_marks_its_run_and_changes_nothing(
         assert run.id in assembly.redesigned.dirty
     assert states() == {"success": 1}
     assert "TaskInstance Finished: dag_id=dag, task_id=l0_t0, run_id=run_0, map_index=-1" in caplog.text
+
+
+def during_the_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Let *act* happen before the routine reads what was reported."""
+
+    async def look(*arguments: Any) -> Any:
+        act()
+        return await load_reported(*arguments)
+
+    monkeypatch.setattr(events, "load_reported", look)
+
+
+async def test_a_run_known_from_its_workload_is_visited_before_the_events_are_looked_at(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store("success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        assert assembly.redesigned is not None
+        dirty, taken = assembly.redesigned.dirty, list[int]()
+        schedule = assembly.supervisor.drivers["schedule"].wakeup
+        schedule.clear()
+        assembly.ports[0].expect(key(), run.id)
+
+        def visit() -> None:
+            assert schedule.is_set
+            taken.extend(dirty.take(9, timezone.utcnow()))
+            dirty.release(taken)
+
+        during_the_look(monkeypatch, visit)
+        assert await process(assembly, (key(), SUCCESS, None)) == 1
+        assert taken == [run.id]
+        assert run.id not in dirty, "one visit is enough"
+        assert assembly.ports[0].run_of(key()) is None
+
+
+async def test_a_run_whose_task_ended_after_the_event_was_heard_is_visited_again(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store("running")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        assert assembly.redesigned is not None
+        dirty = assembly.redesigned.dirty
+        assembly.ports[0].expect(key(), run.id)
+
+        def end_after_the_visit() -> None:
+            dirty.release(dirty.take(9, timezone.utcnow()))
+            with create_session(scoped=False) as session:
+                session.execute(update(TaskInstance).values(state="success", updated_at=timezone.utcnow()))
+
+        during_the_look(monkeypatch, end_after_the_visit)
+        assert await process(assembly, (key(), SUCCESS, None)) == 1
+        assert run.id in dirty
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])
