@@ -4,12 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import ARRAY, Boolean, Integer, String, and_, any_, bindparam, func, not_, select, true
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    Boolean,
+    Integer,
+    String,
+    and_,
+    any_,
+    bindparam,
+    func,
+    not_,
+    null,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy import column as new_column
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from async_scheduler.decide.admit import Candidate, Starved
-from async_scheduler.store.dialect import Dialect, among, dialect_of, keyed, keys, locked, statement, still
+from async_scheduler.store.constants import inline_constants
+from async_scheduler.store.dialect import (
+    Dialect,
+    among,
+    dialect_of,
+    keyed,
+    keys,
+    locked,
+    postgresql_statement,
+    statement,
+    still,
+)
+from async_scheduler.store.pools import occupied
 from async_scheduler.store.tables import DAG, INSTANCE, RUN, of_run
 
 if TYPE_CHECKING:
@@ -143,11 +170,12 @@ def _not_starved(dialect: Dialect) -> list[Any]:
     ]
 
 
-def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
-    c, waiting = INSTANCE.c, _waiting(dialect, filtered=filtered)
+def _candidates(dialect: Dialect, waiting: FromClause, *before: ColumnElement[Any]) -> Select[Any]:
+    """The best of those *waiting*, locked, with the columns *before* ahead of a candidate's own."""
+    c = INSTANCE.c
     query = (
         select(
-            select(func.count()).select_from(waiting).scalar_subquery(),
+            *before,
             c.id,
             c.dag_id,
             c.task_id,
@@ -158,7 +186,7 @@ def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
             c.executor,
             DAG.c.max_active_tasks,
             DAG.c.has_task_concurrency_limits,
-            RUN.c.scheduled_by_job_id,
+            RUN.c.scheduled_by_job_id.label("owner"),
         )
         .join(RUN, of_run())
         .join(DAG, DAG.c.dag_id == c.dag_id)
@@ -177,13 +205,38 @@ def _candidates(dialect: Dialect, *, filtered: bool) -> Select[Any]:
 @statement
 def first(dialect: Dialect) -> Select[Any]:
     """Lock the first candidates of a critical section."""
-    return _candidates(dialect, filtered=False)
+    waiting = _waiting(dialect, filtered=False)
+    return _candidates(dialect, waiting, _count(waiting))
+
+
+@postgresql_statement
+def first_with_room(dialect: Dialect) -> Select[Any]:
+    """Do the same, and count what is active as ``pools.occupied`` does, in one statement; PostgreSQL only.
+
+    One row tells how many wait, and what is active as an array of arrays; then come the candidates.
+    """
+    waiting, active = _waiting(dialect, filtered=False), occupied(dialect).subquery("active")
+    # Here already: the columns of a CTE do not lead to what is in it.
+    order = (INSTANCE.c.priority_weight, RUN.c.logical_date)
+    chosen = inline_constants(_candidates(dialect, waiting, *order)).cte("chosen").c
+    taken = select(func.json_agg(func.json_build_array(*active.c), type_=JSON))
+    counted = (_count(waiting).label("waiting"), taken.scalar_subquery().label("taken"))
+    head = select(*counted, *(null().label(column.name) for column in chosen))
+    rows = union_all(head, select(null(), null(), *chosen)).subquery("best").c
+    best = (rows.priority_weight.desc(), rows.logical_date, rows.map_index, rows.id)
+    own = list(rows)[len(counted) + len(order) :]
+    return select(rows.waiting, rows.taken, *own).order_by(rows.waiting, *best)
 
 
 @statement
 def more(dialect: Dialect) -> Select[Any]:
     """Lock candidates that need none of the pools, executors, runs and tasks that have no room left."""
-    return _candidates(dialect, filtered=True)
+    waiting = _waiting(dialect, filtered=True)
+    return _candidates(dialect, waiting, _count(waiting))
+
+
+def _count(waiting: FromClause) -> ColumnElement[Any]:
+    return select(func.count()).select_from(waiting).scalar_subquery()
 
 
 async def lock_candidates(
@@ -210,6 +263,25 @@ async def lock_candidates(
         **keys("run_tasks", sorted(starved.run_tasks) or [("", "", "")], dialect),
     }
     return _counted((await session.execute(more(dialect), parameters)).all())
+
+
+class Opening(NamedTuple):
+    """The first candidates, how many task instances wait in all, and the rows of ``pools.occupied``."""
+
+    candidates: list[Candidate]
+    waiting: int
+    taken: Sequence[Sequence[Any]]
+
+
+async def lock_first_with_room(session: AsyncSession, most: int) -> Opening:
+    """Lock at most *most* candidates, best first, whatever room there is, and say what is active.
+
+    For PostgreSQL: one statement instead of two, for a section in which nothing may have to be left out.
+    Locks: as :func:`lock_candidates`.
+    """
+    asked = {"most": most, "owners": [], "theirs": False}
+    head, *rows = (await session.execute(first_with_room(dialect_of(session)), asked)).all()
+    return Opening([Candidate._make(row[2:]) for row in rows], head[0], head[1] or ())
 
 
 def _counted(rows: Sequence[Any]) -> tuple[list[Candidate], int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.utils.db import DBLocks
 from sqlalchemy import Select, func, literal, select
@@ -14,7 +14,7 @@ from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, st
 from async_scheduler.store.tables import DAG, INSTANCE, POOL
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -63,22 +63,42 @@ class Room:
     full_runs: set[tuple[str, str]] = field(default_factory=set)
 
 
-async def enter_critical_section(session: AsyncSession) -> Room | None:
-    """Enter the critical section and return what room there is, or None if another scheduler is in it.
+class LockedPool(NamedTuple):
+    """A pool whose row this transaction has locked; -1 slots are as many as one likes."""
 
-    Mirrors the locks of ``_executable_task_instances_to_queued``, ``Pool.slots_stats`` and the part of
-    ``ConcurrencyMap`` that counts runs. Locks, until the commit: the advisory lock of Airflow's critical
-    section (PostgreSQL), ``slot_pool`` NO KEY UPDATE NOWAIT.
+    name: str
+    slots: int
+    include_deferred: bool
+
+
+async def enter_critical_section(session: AsyncSession) -> list[LockedPool]:
+    """Enter the critical section and return the pools, none if another scheduler is in it.
+
+    Mirrors the locks of ``_executable_task_instances_to_queued``. Locks, until the commit: the advisory lock
+    of Airflow's critical section (PostgreSQL), ``slot_pool`` NO KEY UPDATE NOWAIT.
 
     :raises sqlalchemy.exc.DBAPIError: when a pool row is locked (55P03 and the like).
     """
-    dialect = dialect_of(session)
-    rows = (await session.execute(lock(dialect))).all()
-    if not rows:
-        return None
-    room = Room({name: _all_open(slots) for name, slots, _ in rows})
-    counts_deferred = {name for name, _, include_deferred in rows if include_deferred}
-    for row in (await session.execute(occupied(dialect))).all():
+    return [LockedPool._make(row) for row in (await session.execute(lock(dialect_of(session)))).all()]
+
+
+async def count_occupied(session: AsyncSession) -> Sequence[Sequence[Any]]:
+    """Return the rows of :func:`occupied`. Locks nothing.
+
+    Called in the critical section, in a statement of its own or with the candidates': so that it sees what
+    those committed who were in the section before.
+    """
+    return list(await session.execute(occupied(dialect_of(session))))
+
+
+def room_in(pools: Sequence[LockedPool], taken: Iterable[Sequence[Any]]) -> Room:
+    """Return what room there is where the rows of :func:`occupied` are *taken*.
+
+    Mirrors ``Pool.slots_stats`` and the part of ``ConcurrencyMap`` that counts runs.
+    """
+    room = Room({pool.name: _all_open(pool.slots) for pool in pools})
+    counts_deferred = {pool.name for pool in pools if pool.include_deferred}
+    for row in taken:
         _take(room, counts_deferred, *row)
     return room
 

@@ -36,6 +36,9 @@ class Asked(BaseExecutor):  # type: ignore[misc]
     def queue_workload(self, workload: Any, session: Any) -> None:
         self.given.append(workload)
 
+    def end(self) -> None:
+        """Nothing is left to end."""
+
     def report(self) -> None:
         self.event_buffer[KEY] = SUCCESS
 

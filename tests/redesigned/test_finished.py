@@ -37,6 +37,7 @@ def ended(number: int, tried: int = 1) -> Ended:
         queued_dttm=None,
         scheduled_dttm=None,
         pid=None,
+        updated_at=None,
     )
     return Ended(row, TaskInstanceKey("dag", row.task_id, "run", tried, -1), TaskInstanceState.SUCCESS)
 

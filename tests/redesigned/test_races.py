@@ -208,11 +208,11 @@ async def test_a_task_is_queued_after_the_places_were_counted(
     counted: list[datetime] = []
 
     async def lock(*args: Any) -> Any:
-        found = await candidates.lock_candidates(*args)
+        found = await candidates.lock_first_with_room(*args)
         counted.append(datetime.now(UTC))
         return found
 
-    monkeypatch.setattr("async_scheduler.routines.redesigned.section.lock_candidates", lock)
+    monkeypatch.setattr("async_scheduler.routines.redesigned.section.lock_first_with_room", lock)
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         await take_turns(assembly)
     with create_session() as session:

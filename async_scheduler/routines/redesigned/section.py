@@ -12,8 +12,16 @@ from airflow._shared.observability.metrics import stats
 from airflow._shared.timezones import timezone
 
 from async_scheduler.decide.admit import Admission, Candidate, TaskLimits
-from async_scheduler.store.candidates import EVERYBODY, Owners, lock_candidates
-from async_scheduler.store.pools import Room, count_active, enter_critical_section
+from async_scheduler.store.candidates import EVERYBODY, Owners, lock_candidates, lock_first_with_room
+from async_scheduler.store.dialect import dialect_of
+from async_scheduler.store.pools import (
+    LockedPool,
+    Room,
+    count_active,
+    count_occupied,
+    enter_critical_section,
+    room_in,
+)
 from async_scheduler.store.scheduled import (
     Preassigned,
     QueuedRow,
@@ -78,13 +86,33 @@ class CriticalSection:
 
         :raises sqlalchemy.exc.DBAPIError: when a pool row is locked (55P03 and the like).
         """
-        room = await enter_critical_section(tx.session)
-        if room is None:
+        pools = await enter_critical_section(tx.session)
+        if not pools:
             return None
-        section = self._begin(room)
+        others = self._courtesy.spared()
+        if not others and dialect_of(tx.session).is_postgresql:
+            return await self._fill_at_once(tx, pools, most)
+        section = self._begin(room_in(pools, await count_occupied(tx.session)))
         left = int(min(most, section.admission.open_slots))
-        others = self._courtesy.spared() if left > 0 else frozenset()
-        if not others or not await self._fill_leaving(tx, section, left, others):
+        if left <= 0 or not others or not await self._fill_leaving(tx, section, left, others):
+            await self._fill_in_order(tx, section, left)
+        return section
+
+    async def _fill_at_once(self, tx: Transaction, pools: Sequence[LockedPool], most: int) -> Section:
+        """Queue the best of all that wait, read together with what is active."""
+        started = perf_counter()
+        opening = await lock_first_with_room(tx.session, most)
+        stats.timing("scheduler.critical_section_query_duration", 1000 * (perf_counter() - started))
+        section = self._begin(room_in(pools, opening.taken))
+        left = int(min(most, section.admission.open_slots))
+        candidates = await self._limited(tx, section, section.admission, opening.candidates)
+        # More were asked for than there may be room for, and nothing was left out.
+        admitted = section.admission.admit(candidates)
+        await self._queue(tx, section, admitted)
+        refused, exhausted = len(admitted) < len(candidates), len(opening.candidates) < most
+        left -= len(admitted)
+        section.left_over = opening.waiting > len(admitted)
+        if left > 0 and refused and not exhausted:
             await self._fill_in_order(tx, section, left)
         return section
 
@@ -156,12 +184,18 @@ class CriticalSection:
         started = perf_counter()
         candidates, waiting = await lock_candidates(tx.session, most, admission.starved, owners)
         stats.timing("scheduler.critical_section_query_duration", 1000 * (perf_counter() - started))
+        return await self._limited(tx, section, admission, candidates), waiting
+
+    async def _limited(
+        self, tx: Transaction, section: Section, admission: Admission, candidates: list[Candidate]
+    ) -> list[Candidate]:
+        """Return *candidates* with their executors and limits known, without those that have to wait."""
         self._resolve_executors(tx, section.executors, candidates)
         unread = {one.dag_id for one in candidates if one.limited} - section.seen_dags
         if not unread:
-            return candidates, waiting
+            return candidates
         hidden = await self._read_limits(tx, section, unread, admission)
-        return [one for one in candidates if one.dag_id not in hidden], waiting
+        return [one for one in candidates if one.dag_id not in hidden]
 
     async def _read_limits(
         self, tx: Transaction, section: Section, dag_ids: set[str], admission: Admission
