@@ -9,7 +9,6 @@ heartbeat and brings back the events. So ``queue_workload``, ``heartbeat``, ``sy
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,25 +34,10 @@ Events = dict[Any, tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What one beat did: workloads handed over, seconds the (last) heartbeat took."""
+    """What one beat did: workloads handed over, seconds the heartbeat took."""
 
     handed_over: int
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """How a beat goes on until events come: for so many seconds at most, with a heartbeat every *poll* ones.
-
-    A heartbeat that took longer is followed by a pause as long as itself.
-    """
-
-    seconds: float
-    poll: float
-
-
-GLANCE = Watch(0.0, 0.0)
-"""One heartbeat, whatever comes of it."""
 
 
 class ExecutorPort:
@@ -80,7 +64,6 @@ class ExecutorPort:
         self._ids: dict[Any, UUID] = {}
         self._runs: dict[Any, int] = {}
         self._expected: set[Any] = set()
-        self._asked = threading.Event()
 
     def expect(self, key: Any, run: int | None = None) -> None:
         """Count a workload with *key* as this executor's though it is still to be accepted.
@@ -107,13 +90,11 @@ class ExecutorPort:
         if (instance := getattr(workload, "ti", None)) is not None:
             self._ids[workload.key] = instance.id
         self._expected.discard(workload.key)
-        self._asked.set()
         self._wake()
 
     def call_later(self, function: Callable[[], object]) -> None:
         """Run *function* on the executor's thread at the next beat, before its heartbeat; from any thread."""
         self._calls.append(function)
-        self._asked.set()
         self._loop.call_soon_threadsafe(self._wake)
 
     def call_and_wait(self, function: Callable[[], Any], name: str, timeout: float) -> Any:
@@ -122,7 +103,6 @@ class ExecutorPort:
         :raises ExecutorUnresponsive: when there is no answer within *timeout* seconds.
         """
         future = self._thread.submit(function)
-        self._asked.set()
         try:
             return future.result(timeout)
         except TimeoutError:
@@ -177,13 +157,12 @@ class ExecutorPort:
             if workload.key == key:
                 self._workloads.pop(number, None)
 
-    async def beat(self, watch: Watch = GLANCE) -> Beat:
+    async def beat(self) -> Beat:
         """Hand over what waits, send the heartbeat, bring back events into :attr:`events`.
 
-        Nothing of this happens while the fence is not fresh. With a *watch* this is repeated on the thread,
-        which costs the event loop nothing, until there are events; what comes to wait is handed over at once.
+        Nothing of this happens while the fence is not fresh.
         """
-        beat = await self._thread.call(self._beat, watch)
+        beat = await self._thread.call(self._beat)
         self._take_arrived()
         return beat
 
@@ -197,21 +176,15 @@ class ExecutorPort:
                 if self._outstanding[key] <= 0:
                     del self._outstanding[key]
 
-    def _beat(self, watch: Watch = GLANCE) -> Beat:
-        until, handed_over, seconds = perf_counter() + watch.seconds, 0, 0.0
+    def _beat(self) -> Beat:
         # Asked here, on the thread, too: the process may have been paused since the caller asked.
-        while self.may_beat:
-            self._asked.clear()
-            handed_over += self._hand_over()
-            started = perf_counter()
-            self.executor.heartbeat()
-            events = self.executor.get_event_buffer()
-            self._arrived.append(events)
-            seconds = perf_counter() - started
-            if events or perf_counter() >= until or self._thread.is_asked:
-                break
-            self._asked.wait(max(watch.poll, seconds))
-        return Beat(handed_over, seconds)
+        if not self.may_beat:
+            return Beat(0, 0.0)
+        handed_over = self._hand_over()
+        started = perf_counter()
+        self.executor.heartbeat()
+        self._arrived.append(self.executor.get_event_buffer())
+        return Beat(handed_over, perf_counter() - started)
 
     def _hand_over(self) -> int:
         from airflow.utils.session import create_session
@@ -240,7 +213,6 @@ class ExecutorPort:
         begun = asyncio.Event()
         loop = asyncio.get_running_loop()
         ending = self._thread.submit(self._end, lambda: loop.call_soon_threadsafe(begun.set))
-        self._asked.set()
         try:
             async with asyncio.timeout(patience):
                 await begun.wait()

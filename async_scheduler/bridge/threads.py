@@ -70,11 +70,6 @@ class PurposeThread:
         calls = reversed(traceback.extract_stack(frame)[-WHERE_CALLS:]) if frame else ()
         return " < ".join(f"{call.name} ({Path(call.filename).name}:{call.lineno})" for call in calls)
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether calls wait for the one that the thread is at."""
-        return not self._jobs.empty()
-
     def close(self) -> None:
         """Let the thread end after the calls it has; do not wait for one that hangs."""
         self._jobs.put(None)

@@ -15,7 +15,6 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from async_scheduler.bridge.executor_port import GLANCE
 from async_scheduler.database.faults import classify
 from async_scheduler.database.transaction import Sessions, transaction
 from async_scheduler.driver.routine import Outcome
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from sqlalchemy.orm import Session
 
-    from async_scheduler.bridge.executor_port import Events, ExecutorPort, Watch
+    from async_scheduler.bridge.executor_port import Events, ExecutorPort
     from async_scheduler.bridge.executor_view import ExecutorView
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ class RunExecutor:
         :raises SchedulerFenced: when others have declared this scheduler dead.
         """
         await self.confirm()
-        beat = await self._port.beat(self._watch())
+        beat = await self._port.beat()
         stats.timing(
             "scheduler.executor_heartbeat_duration",
             timedelta(seconds=beat.seconds),
@@ -88,9 +87,6 @@ class RunExecutor:
             progressed=handled > 0,
             due_in=self._poll_interval if self._port.has_unfinished_work or self._port.events else None,
         )
-
-    def _watch(self) -> Watch:
-        return GLANCE
 
     async def confirm(self) -> None:
         """See to it that the port may hand over: a commit looks at the job where no look is fresh.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from airflow._shared.timezones import timezone
 from airflow.models.taskinstancekey import TaskInstanceKey
 
-from async_scheduler.bridge.executor_port import GLANCE, Watch
 from async_scheduler.database.transaction import Sessions, transaction
 from async_scheduler.routines.executor import RunExecutor
 from async_scheduler.routines.redesigned.finished import Ended, FinishedLog
@@ -37,12 +36,12 @@ if TYPE_CHECKING:
 ENDED = frozenset({"success", "failed"})
 STARTED = frozenset({"queued", "running"})
 SHORTEST_POLL = 0.005
-"""Seconds between two heartbeats of an executor that is busy and quick."""
+"""Seconds between two beats of an executor that is busy and quick."""
+BEAT_SHARE = 1.0
+"""A beat that took long is followed by a pause so many times as long."""
 QUIET_SHARE, LONGEST_POLL = 0.5, 0.02
 """A busy executor from which nothing has come for a while is asked again after so much of that while, this
-many seconds at most: what comes waits for no more than that share."""
-LONGEST_WATCH = 0.05
-"""Seconds for which a busy executor is asked again on its own thread before the event loop hears of it."""
+many seconds at most: asking keeps the loop busy, and what comes waits for no more than that share."""
 BUSY_FOR = 1.0
 """Seconds after the last workload or event for which an executor counts as busy."""
 STILL_ACTIVE = frozenset({"scheduled", "queued", "running", "restarting"})
@@ -58,7 +57,6 @@ class RunExecutorInSets(RunExecutor):
     :param looks: the sessions of transactions that only read.
     :param has_backlog: whether scheduled task instances wait for room that an ended task may have made.
     :param wake: called with the names of routines that have something to do though the pass is not over.
-    :param watches: whether a pass may wait for the executor: not where other routines wait for their turn.
     """
 
     def __init__(
@@ -74,48 +72,37 @@ class RunExecutorInSets(RunExecutor):
         dirty: DirtyRuns,
         has_backlog: Callable[[], bool],
         wake: Callable[[tuple[str, ...]], None] = lambda _: None,
-        *,
-        watches: bool = True,
     ) -> None:
         super().__init__(name, scheduler, sessions, port, view, poll_interval, timeout)
         self._looks = looks
         self._dirty = dirty
         self._has_backlog = has_backlog
         self._wake = wake
-        self._watches = watches
         self._finished = FinishedLog(view, scheduler.job.id)
         self._contradicting: set[int] = set()
         self._last_news = -inf
 
     async def run_once(self) -> Outcome:
-        """Beat until there are events, then process them.
+        """Beat once, then process the events brought back.
 
         While workloads and events flow the next beat follows soon: the end of a task is what its successors
         wait for. An executor that is slow to answer is asked less often, one that is quiet at its interval.
         """
         started = monotonic()
         outcome = await super().run_once()
-        if outcome.counts["events"] or outcome.counts["handed_over"]:
-            self._last_news = monotonic()
-        if outcome.due_in is not None and self._quiet < BUSY_FOR:
-            pause = self._poll if self._watches else max(self._poll, monotonic() - started)
-            outcome = replace(outcome, due_in=min(pause, outcome.due_in))
+        if outcome.due_in is not None:
+            outcome = replace(outcome, due_in=min(self._pause(outcome, started), outcome.due_in))
         return replace(outcome, wakes=("schedule", "enqueue") if self._has_backlog() else ("schedule",))
 
-    @property
-    def _quiet(self) -> float:
-        """Seconds since the last workload or event."""
-        return monotonic() - self._last_news
-
-    @property
-    def _poll(self) -> float:
-        """Seconds between two heartbeats while workloads and events flow."""
-        return max(SHORTEST_POLL, min(LONGEST_POLL, QUIET_SHARE * self._quiet))
-
-    def _watch(self) -> Watch:
-        # Events that were put back are tried again at once.
-        busy = self._quiet < BUSY_FOR and self._port.has_unfinished_work and not self._port.events
-        return Watch(LONGEST_WATCH, self._poll) if busy and self._watches else GLANCE
+    def _pause(self, outcome: Outcome, started: float) -> float:
+        """Return the seconds until the next beat while workloads and events flow, else infinity."""
+        now = monotonic()
+        if outcome.counts["events"] or outcome.counts["handed_over"]:
+            self._last_news = now
+        quiet = now - self._last_news
+        if quiet >= BUSY_FOR:
+            return inf
+        return max(SHORTEST_POLL, BEAT_SHARE * (now - started), min(LONGEST_POLL, QUIET_SHARE * quiet))
 
     async def process_events(self) -> int:
         """Process the events at hand; return how many."""

@@ -42,7 +42,7 @@ class RedesignedStages:
     :param new_looks: makes the sessions of one routine's transactions that only read.
     :param new_unlocked: makes sessions that commit each statement by themselves, where that can be.
     :param wake: called with the names of routines that have something to do.
-    :param probed: whether the probe will run, and other routines beside one that waits.
+    :param probed: whether the probe will run.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class RedesignedStages:
         self._new_looks = new_looks
         self._settings = settings
         self._wake = wake
-        self._watches = probed
         self.dirty = DirtyRuns()
         self.peers = Peers(scheduler.job.id)
         revalidate_after = conf.getfloat("core", "min_serialized_dag_update_interval")
@@ -145,5 +144,4 @@ class RedesignedStages:
             self.dirty,
             has_backlog=lambda: self.enqueue.backlog,
             wake=self._wake,
-            watches=self._watches,
         )
