@@ -19,7 +19,7 @@ from async_scheduler.database.transaction import transaction
 from async_scheduler.errors import SchedulerFenced
 from async_scheduler.routines.redesigned import schedule, unlocked
 from async_scheduler.store.running import claim_runs
-from async_scheduler.store.unlocked import schedule_unless_changed, see_runs
+from async_scheduler.store.unlocked import Written, schedule_unless_changed, see_runs
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -199,8 +199,8 @@ async def test_of_two_that_have_read_the_same_the_first_one_writes(airflow_db: D
             wanted = [(chosen.id, run)]
             first = await schedule_unless_changed(tx.session, seen, wanted, job, now)
             second = await schedule_unless_changed(tx.session, seen, wanted, job, now)
-        assert (first.runs, first.scheduled) == ({run}, 1)
-        assert (second.runs, second.scheduled) == (set(), 0)
+        assert first == Written(frozenset({run}), 1)
+        assert second == Written(frozenset(), 0)
 
 
 async def test_what_was_scheduled_is_queued_before_the_rest_of_the_pass_is_over(

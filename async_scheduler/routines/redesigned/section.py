@@ -12,10 +12,15 @@ from airflow._shared.observability.metrics import stats
 from airflow._shared.timezones import timezone
 
 from async_scheduler.decide.admit import Admission, Candidate, TaskLimits
-from async_scheduler.store.candidates import EVERYBODY, Owners, lock_candidates, lock_first_with_room
+from async_scheduler.store.candidates import (
+    EVERYBODY,
+    Opening,
+    Owners,
+    lock_candidates,
+    lock_first_with_room,
+)
 from async_scheduler.store.dialect import dialect_of
 from async_scheduler.store.pools import (
-    LockedPool,
     Room,
     count_active,
     count_occupied,
@@ -78,6 +83,7 @@ class CriticalSection:
         self._scheduler = scheduler
         self._plans = plans
         self._courtesy = courtesy
+        self._left_over = False
 
     async def fill(self, tx: Transaction, most: int) -> Section | None:
         """Queue at most *most* task instances; None if another scheduler is in the section.
@@ -90,31 +96,27 @@ class CriticalSection:
         if not pools:
             return None
         others = self._courtesy.spared()
-        if not others and dialect_of(tx.session).is_postgresql:
-            return await self._fill_at_once(tx, pools, most)
-        section = self._begin(room_in(pools, await count_occupied(tx.session)))
+        opening = await self._open(tx, most) if not others else None
+        taken = await count_occupied(tx.session) if opening is None else opening.taken
+        section = self._begin(room_in(pools, taken))
         left = int(min(most, section.admission.open_slots))
         if left <= 0 or not others or not await self._fill_leaving(tx, section, left, others):
-            await self._fill_in_order(tx, section, left)
+            await self._fill_in_order(tx, section, left, opening)
+        self._left_over = section.left_over
         return section
 
-    async def _fill_at_once(self, tx: Transaction, pools: Sequence[LockedPool], most: int) -> Section:
-        """Queue the best of all that wait, read together with what is active."""
+    async def _open(self, tx: Transaction, most: int) -> Opening | None:
+        """Read the first candidates together with what is active, where that can be and pays.
+
+        Not where task instances were left over: there is little room, and most of those locked would be in
+        vain.
+        """
+        if self._left_over or not dialect_of(tx.session).is_postgresql:
+            return None
         started = perf_counter()
         opening = await lock_first_with_room(tx.session, most)
-        stats.timing("scheduler.critical_section_query_duration", 1000 * (perf_counter() - started))
-        section = self._begin(room_in(pools, opening.taken))
-        left = int(min(most, section.admission.open_slots))
-        candidates = await self._limited(tx, section, section.admission, opening.candidates)
-        # More were asked for than there may be room for, and nothing was left out.
-        admitted = section.admission.admit(candidates)
-        await self._queue(tx, section, admitted)
-        refused, exhausted = len(admitted) < len(candidates), len(opening.candidates) < most
-        left -= len(admitted)
-        section.left_over = opening.waiting > len(admitted)
-        if left > 0 and refused and not exhausted:
-            await self._fill_in_order(tx, section, left)
-        return section
+        _time_query(started)
+        return opening
 
     def _begin(self, room: Room) -> Section:
         executors: dict[str | None, Any] = {}
@@ -123,16 +125,26 @@ class CriticalSection:
         admission.starved.runs |= room.full_runs
         return Section(admission, executors, timezone.utcnow())
 
-    async def _fill_in_order(self, tx: Transaction, section: Section, left: int) -> None:
-        """Queue the best of all that wait, whoever has their runs."""
-        waiting: int | None = None
+    async def _fill_in_order(
+        self, tx: Transaction, section: Section, left: int, opening: Opening | None = None
+    ) -> None:
+        """Queue the best of all that wait, whoever has their runs.
+
+        :param opening: the first candidates, where they are known, and perhaps more of them than fit.
+        """
+        waiting = None if opening is None else opening.waiting
         while left > 0:
             starved = section.admission.starved.size()
-            candidates, found = await self._candidates(tx, section, section.admission, left, EVERYBODY)
+            if opening is None or starved:  # of which none would have been asked for
+                candidates, found = await self._candidates(tx, section, section.admission, left, EVERYBODY)
+            else:
+                first, found = opening.candidates[:left], opening.waiting
+                candidates = await self._limited(tx, section, section.admission, first)
+            opening = None
             admitted = section.admission.admit(candidates)
             await self._queue(tx, section, admitted)
             # Starved ones were left out of the count: whether there are any is asked below.
-            waiting = found - len(admitted) if found and not starved else None
+            waiting = found - len(admitted) if found is not None and not starved else None
             exhausted = len(candidates) < left
             left -= len(admitted)
             if exhausted or section.admission.starved.size() == starved:
@@ -183,7 +195,7 @@ class CriticalSection:
     ) -> tuple[list[Candidate], int | None]:
         started = perf_counter()
         candidates, waiting = await lock_candidates(tx.session, most, admission.starved, owners)
-        stats.timing("scheduler.critical_section_query_duration", 1000 * (perf_counter() - started))
+        _time_query(started)
         return await self._limited(tx, section, admission, candidates), waiting
 
     async def _limited(
@@ -252,3 +264,7 @@ class CriticalSection:
         }
         everyone = len(opting_in) == len(executors)
         return Preassigned(everyone, frozenset(names), self._scheduler.executor in opting_in)
+
+
+def _time_query(started: float) -> None:
+    stats.timing("scheduler.critical_section_query_duration", 1000 * (perf_counter() - started))
