@@ -31,6 +31,10 @@ class BufferPort:
         """Return None: who handed over what is not known here."""
         return None
 
+    def run_of(self, key: Any) -> int | None:
+        """Return None, as :meth:`id_of` does."""
+        return None
+
     def settle(self, key: Any, event: tuple[Any, Any]) -> None:
         """Drop *event* as processed."""
         if self.events.get(key) == event:
