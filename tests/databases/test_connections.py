@@ -150,7 +150,7 @@ def test_a_pool_too_small_for_the_mode_is_refused() -> None:
 
 def test_what_is_said() -> None:
     assert describe(20, Blocking(5, 10)) == (
-        "Database connections: at most 40 = 24 for routines ([async_scheduler] pool_size) + 1 for secrets + "
+        "Database connections: at most 36 = 20 for routines ([async_scheduler] pool_size) + 1 for secrets + "
         "15 blocking ones of Airflow's ([database] sql_alchemy_pool_size 5 + sql_alchemy_max_overflow 10)"
     )
     for unlimited in (Blocking(5, -1), Blocking(0, 10), Blocking(5, 10, pooled=False)):
