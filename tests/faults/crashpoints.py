@@ -20,7 +20,7 @@ from tests.faults.schedulers import CRASH
 MOMENTS = {"begin": "after_begin", "before_commit": "before_commit", "after_commit": "after_commit"}
 """Moments of a transaction, and the event of SQLAlchemy's session that marks each."""
 STATEMENT = "statement"
-"""The only moment of a routine that looks without a transaction: before a statement."""
+"""Before a statement: the only moment of a routine that looks without a transaction."""
 EVENTS = {**MOMENTS, STATEMENT: "do_orm_execute"}
 
 

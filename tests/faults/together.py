@@ -190,12 +190,14 @@ def crash_points(fields: Fields, outcome: Outcome, label: str) -> None:
 
 
 def _moments(routines: Sequence[str]) -> list[tuple[str, str]]:
-    of_an_executor = (STATEMENT, "before_commit", "after_commit")
-    return [
-        (routine, moment)
-        for routine in routines
-        for moment in (of_an_executor if routine.startswith("executor:") else MOMENTS)
-    ]
+    return [(routine, moment) for routine in routines for moment in _moments_of(routine)]
+
+
+def _moments_of(routine: str) -> Sequence[str]:
+    if routine.startswith("executor:"):
+        return STATEMENT, "before_commit", "after_commit"
+    # Most visits to runs are statements that commit by themselves.
+    return (*MOMENTS, STATEMENT) if routine == "schedule" else tuple(MOMENTS)
 
 
 def _crashes(start: Callable[[str], Scheduler], point: str) -> bool:
