@@ -27,7 +27,7 @@ from async_scheduler.database.engine import create_engine
 from async_scheduler.database.faults import classify
 from async_scheduler.database.fence import Fence
 from async_scheduler.database.joined import nested_sessions_joined, retries_left_to_the_driver
-from async_scheduler.database.looks import KeptSession
+from async_scheduler.database.kept import KeptSession
 from async_scheduler.database.sessions import LeavingTurns, PooledSessions, SharedSession
 from async_scheduler.driver.rounds import Rounds
 from async_scheduler.driver.routine import Routine, Schedule

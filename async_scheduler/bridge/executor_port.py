@@ -142,7 +142,7 @@ class ExecutorPort:
         """Drop *event* as processed, unless a newer one for the same *key* has come in meanwhile."""
         if self.events.get(key) == event:
             del self.events[key]
-            if key not in self._outstanding:
+            if key not in self._outstanding and key not in self._expected:
                 self._drop(key)
 
     def _drop(self, key: Any) -> None:

@@ -2,12 +2,13 @@
 
 Another scheduler marks a job failed when its heartbeat is older than ``[scheduler]
 scheduler_health_check_threshold`` and takes over or resets its task instances
-(``adopt_or_reset_orphaned_tasks``). A scheduler that was only paused – SIGSTOP, a frozen machine, a partition
-– would go on as if nothing had happened (#57618): Airflow's own heartbeat even writes the job's state back to
-running. Here every commit of a routine is preceded by a look at the job, in the same transaction, and so is
-every hand-over to an executor. A look is believed for :data:`LEASE` seconds, as long as the last heartbeat is
-so young that no one whose clock is right can have marked the job: in a healthy scheduler the looks of the
-probe, or else of the heartbeat routine, serve all the others.
+(``adopt_or_reset_orphaned_tasks``). A scheduler that was only paused – SIGSTOP, a frozen machine, a
+partition – would go on as if nothing had happened (#57618): Airflow's own heartbeat even writes the job's
+state back to running. Here every commit of a routine is preceded by a look at the job, in the same
+transaction, and so is every hand-over to an executor; a statement that commits by itself asks for the job's
+state in itself. A look is believed for :data:`LEASE` seconds, as long as the last heartbeat is so young that
+no one whose clock is right can have marked the job: in a healthy scheduler the looks of the probe, or else
+of the heartbeat routine, serve all the others.
 
 No lock is taken: a lock on the job's row held by a paused scheduler would stop those that want to mark it.
 What is written between the look and the commit are rows that the transaction has locked since before, so

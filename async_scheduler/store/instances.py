@@ -147,8 +147,8 @@ def states(dialect: Dialect) -> Select[Any]:
 async def load_states(session: AsyncSession, ids: Sequence[int]) -> dict[int, StateRows]:
     """Return the task instances of the runs by run id; a run without any is missing. Locks nothing.
 
-    Called after the runs were claimed, in a statement of its own, so that it sees what those committed
-    who held them before.
+    Called after the runs were claimed, where they are, in a statement of its own, so that it sees what those
+    committed who held them before.
     """
     dialect = dialect_of(session)
     rows = await session.execute(states(dialect), {"ids": list(ids)})

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class ClaimedRun(NamedTuple):
-    """A running run whose row this transaction has locked, with what its decision needs of it.
+    """A running run with what its decision needs of it; its row is locked where :func:`claim_runs` read it.
 
     ``version`` is the dag version that decides: the run's own where it is pinned to a bundle version,
     else the latest (``DBDagBag._version_from_dag_run``); ``latest_version`` the latest one.

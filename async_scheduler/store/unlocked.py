@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Integer, Text, bindparam, case, cast, func, literal_column, select, true
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Integer,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+    true,
+)
 from sqlalchemy import column as new_column
 
 from async_scheduler.store.constants import inline_constants
@@ -74,23 +86,24 @@ _COLUMNS = len(ClaimedRun._fields)
 def schedule(dialect: Dialect) -> Select[Any]:
     """Make task instances scheduled and stamp their runs, as ``instances.schedule`` and ``running.touch`` do.
 
-    Only of the runs whose row still is the version read, and for a job that is still running. First the runs
-    are locked NO KEY UPDATE SKIP LOCKED, then their task instances in the order of ids, until the end of the
-    statement. Lost race: a run that somebody has locked or changed is missing from the result, and nothing of
-    it was written.
+    Only of the runs whose row still is the version read, and for a job that is still running, whose state is
+    in every row of the result. First the runs are locked, then their task instances in the order of ids, both
+    NO KEY UPDATE SKIP LOCKED until the end of the statement: it waits for nobody, so it cannot go on for a
+    scheduler that has given it up. Lost race: a run that somebody has locked or changed is missing from the
+    result, and nothing of it was written; a task instance that somebody has is missing from its run's count.
     """
+    job_state = select(JOB.c.state).where(JOB.c.id == bindparam("job", type_=Integer)).scalar_subquery()
     seen = given((RUN.c.id, new_column("version", Text())), "seen").c
-    alive = select(1).where(JOB.c.id == bindparam("job", type_=Integer), JOB.c.state == "running").exists()
     unchanged = (
         select(RUN.c.id)
         .join(seen.k0.table, seen.k0 == RUN.c.id)
-        .where(_version() == seen.k1, alive)
+        .where(_version() == seen.k1, job_state == "running")
         .order_by(RUN.c.id)
         .with_for_update(of=RUN, skip_locked=True, key_share=True)
     )
     # Here already: the columns of a CTE do not lead to what is in it.
     unchanged_runs = inline_constants(unchanged).cte("unchanged")
-    scheduled = _scheduled(unchanged_runs.c.id)
+    locked = _lock_instances(unchanged_runs.c.id)
     owner = case((among(RUN.c.id, "kept", dialect), RUN.c.scheduled_by_job_id), else_=bindparam("job"))
     stamped = (
         RUN.update()
@@ -101,33 +114,43 @@ def schedule(dialect: Dialect) -> Select[Any]:
         .returning(RUN.c.id)
         .cte("stamped")
     )
-    return select(stamped.c.id, select(func.count()).select_from(scheduled).scalar_subquery())
+    count = select(func.count()).where(locked.c.run == stamped.c.id).correlate(stamped).scalar_subquery()
+    head = select(job_state.label("job_state")).subquery("head")
+    return (
+        select(head.c.job_state, stamped.c.id, count)
+        .select_from(head.outerjoin(stamped, true()))
+        .add_cte(_schedule_locked(locked))
+    )
 
 
-def _scheduled(run: ColumnElement[int]) -> Any:
-    """The task instances that become scheduled, of those *wanted*, each given with its run."""
+def _lock_instances(run: ColumnElement[int]) -> CTE:
+    """Lock those of the task instances *wanted* that may be scheduled, each given with its run."""
     c = INSTANCE.c
     wanted = given((c.id, RUN.c.id), "wanted").c
     chosen = (
-        select(c.id)
+        select(c.id, run.label("run"))
         .join(wanted.k0.table, wanted.k0 == c.id)
         .join(run.table, run == wanted.k1)
         .where(is_schedulable())
         .order_by(c.id)
-        .with_for_update(of=INSTANCE, key_share=True)
+        .with_for_update(of=INSTANCE, skip_locked=True, key_share=True)
     )
-    locked = inline_constants(chosen).cte("locked")
+    return inline_constants(chosen).cte("locked")
+
+
+def _schedule_locked(locked: CTE) -> CTE:
+    c = INSTANCE.c
     # By name: SQLAlchemy fills in one such default of a statement only.
     values = [*into_scheduled(), (c.updated_at, bindparam("now"))]
     update = INSTANCE.update().where(c.id == locked.c.id).ordered_values(*values)
     return inline_constants(update).returning(c.id).cte("scheduled")
 
 
-class Written(NamedTuple):
-    """The runs that were written, and how many of their task instances became scheduled."""
+class Stamped(NamedTuple):
+    """The state of the job that wrote, and how many task instances of each run written became scheduled."""
 
-    runs: frozenset[int]
-    scheduled: int
+    job_state: str | None
+    scheduled: dict[int, int]
 
 
 async def schedule_unless_changed(
@@ -137,10 +160,11 @@ async def schedule_unless_changed(
     job: int,
     now: datetime,
     kept: Collection[int] = (),
-) -> Written:
+) -> Stamped:
     """Schedule *instances* and note that their runs were examined, where these are as they were read.
 
-    One statement, which may commit by itself. Locks: those of :func:`schedule`; waits for task instances.
+    One statement, which may commit by itself, and nothing is written unless the job is running. Locks: those
+    of :func:`schedule`; waits for none.
 
     :param versions: of the row of each run examined.
     :param instances: those that become scheduled, each with its run.
@@ -156,4 +180,4 @@ async def schedule_unless_changed(
         "now": now,
     }
     rows = (await session.execute(schedule(dialect_of(session)), parameters)).all()
-    return Written(frozenset(row[0] for row in rows), rows[0][1] if rows else 0)
+    return Stamped(rows[0][0], {run: count for _, run, count in rows if run is not None})

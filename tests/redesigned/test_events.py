@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import select, update
 
+from async_scheduler.bridge.executor_port import ExecutorPort
 from async_scheduler.database.transaction import transaction
 from async_scheduler.routines.redesigned import events
 from async_scheduler.store.events import load_reported
@@ -87,6 +89,14 @@ def during_the_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) ->
     monkeypatch.setattr(events, "load_reported", look)
 
 
+def know_from_its_workload(assembly: Assembly, run: DagRun) -> None:
+    """Let the executor have been given the task instance by this scheduler."""
+    port = assembly.ports[0]
+    port.expect(key(), run.id)
+    port.accept(SimpleNamespace(key=key(), ti=SimpleNamespace(id=instance().id)))
+    port._workloads.clear()
+
+
 async def test_a_run_known_from_its_workload_is_visited_before_the_events_are_looked_at(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +106,7 @@ async def test_a_run_known_from_its_workload_is_visited_before_the_events_are_lo
         dirty, taken = assembly.redesigned.dirty, list[int]()
         schedule = assembly.supervisor.drivers["schedule"].wakeup
         schedule.clear()
-        assembly.ports[0].expect(key(), run.id)
+        know_from_its_workload(assembly, run)
 
         def visit() -> None:
             assert schedule.is_set
@@ -107,7 +117,42 @@ async def test_a_run_known_from_its_workload_is_visited_before_the_events_are_lo
         assert await process(assembly, (key(), SUCCESS, None)) == 1
         assert taken == [run.id]
         assert run.id not in dirty, "one visit is enough"
-        assert assembly.ports[0].run_of(key()) is None
+
+
+async def test_events_that_stay_bring_one_visit(airflow_db: Database) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        assert assembly.redesigned is not None
+        dirty = assembly.redesigned.dirty
+        run = store("running", job=assembly._scheduler.job.id)
+        know_from_its_workload(assembly, run)
+        with create_session(scoped=False) as somebody:
+            somebody.execute(select(TaskInstance).with_for_update())
+            assert await process(assembly, (key(), FAILED, None)) == 0
+            dirty.release(dirty.take(9, timezone.utcnow()))
+            assert await process(assembly, (key(), FAILED, None)) == 0
+            wakeup = assembly.supervisor.drivers["schedule"].wakeup
+            wakeup.clear()
+            assert await process(assembly, (key(), FAILED, None)) == 0
+            assert not wakeup.is_set
+
+
+async def test_a_run_is_known_until_the_last_event_of_its_workload_is_settled() -> None:
+    port = ExecutorPort(InstantExecutor(), wake=lambda: None)
+    workload = SimpleNamespace(key=key(), ti=SimpleNamespace(id=1))
+    port.expect(key(), 7)
+    port.cease_to_expect(key())
+    assert port.run_of(key()) is None, "it never came"
+    port.expect(key(), 7)
+    port.accept(workload)
+    port.cease_to_expect(key())
+    assert port.run_of(key()) == 7
+    port._outstanding.clear()  # its end arrives, and it is queued again for the same try
+    port.events = {key(): (SUCCESS, None)}
+    port.expect(key(), 7)
+    port.settle(key(), (SUCCESS, None))
+    assert port.run_of(key()) == 7
+    port.forget(key())
+    assert port.run_of(key()) is None
 
 
 async def test_a_run_whose_task_ended_after_the_event_was_heard_is_visited_again(
@@ -117,7 +162,7 @@ async def test_a_run_whose_task_ended_after_the_event_was_heard_is_visited_again
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         assert assembly.redesigned is not None
         dirty = assembly.redesigned.dirty
-        assembly.ports[0].expect(key(), run.id)
+        know_from_its_workload(assembly, run)
 
         def end_after_the_visit() -> None:
             dirty.release(dirty.take(9, timezone.utcnow()))

@@ -16,10 +16,10 @@ from airflow.utils.state import DagRunState
 from sqlalchemy import event, select, update
 
 from async_scheduler.database.transaction import transaction
-from async_scheduler.errors import SchedulerFenced
+from async_scheduler.errors import LostRace, SchedulerFenced
 from async_scheduler.routines.redesigned import schedule, unlocked
 from async_scheduler.store.running import claim_runs
-from async_scheduler.store.unlocked import Written, schedule_unless_changed, see_runs
+from async_scheduler.store.unlocked import Stamped, schedule_unless_changed, see_runs
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -46,6 +46,13 @@ def running(count: int = 1, layers: tuple[int, ...] = (2, 1)) -> list[int]:
     """Store running runs of a dag, and return their ids."""
     write_dags(layered_dag("dag", layers))
     return [create_run("dag", number, state=DagRunState.RUNNING).id for number in range(count)]
+
+
+def end_all_of(run: int) -> None:
+    """Let all task instances of *run* have succeeded."""
+    with create_session() as session:
+        of_it = select(DagRun.run_id).where(DagRun.id == run).scalar_subquery()
+        session.execute(update(TaskInstance).where(TaskInstance.run_id == of_it).values(state="success"))
 
 
 @contextmanager
@@ -156,61 +163,136 @@ async def test_a_run_that_is_locked_is_skipped_and_not_forgotten(airflow_db: Dat
             assert one in stages(assembly).dirty
 
 
-async def test_a_task_that_a_user_has_set_meanwhile_is_left_alone(
+async def test_a_task_that_a_user_has_set_meanwhile_is_left_alone_and_its_run_decided_anew(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (run,) = running()
+    (run,) = running(layers=(1, 1))
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         await visit(assembly, run)
         before_writing(monkeypatch, lambda: set_state("l0_t0", "success"))
         assert (await visit(assembly, run)).counts["scheduled"] == 1
-        assert run in stages(assembly).dirty
-    assert states() == {"success": 1, "scheduled": 1, "None": 1}
+    assert states() == {"success": 1, "scheduled": 1}
 
 
 async def test_nothing_is_written_for_a_scheduler_that_was_declared_dead(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Though it was found alive a moment ago: the statement that writes asks itself."""
     (run,) = running()
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         await visit(assembly, run)
 
         def declare_dead() -> None:
-            assembly.fence.lease = -1.0  # as after a pause
+            assert assembly.fence.fresh
             with create_session(scoped=False) as session:
                 session.execute(update(Job).values(state="failed"))
 
         before_writing(monkeypatch, declare_dead)
         with pytest.raises(SchedulerFenced):
             await visit(assembly, run)
+        assert assembly.fence.lost
     assert states() == {"None": 3}
+
+
+async def test_a_write_is_a_look_at_the_job(airflow_db: Database) -> None:
+    (run,) = running()
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        await visit(assembly, run)
+        before = assembly.fence._confirmed
+        await visit(assembly, run)
+        assert assembly.fence._confirmed > before
+
+
+async def test_a_task_that_somebody_holds_is_waited_for_in_a_transaction(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never in the statement that commits by itself: nobody could take it back."""
+    (run,) = running()
+    entered = asyncio.Event()
+
+    async def claim(*arguments: Any) -> Any:
+        entered.set()
+        return await claim_runs(*arguments)
+
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        await visit(assembly, run)
+        monkeypatch.setattr(schedule, "claim_runs", claim)
+        async with asyncio.TaskGroup() as group:
+            with create_session(scoped=False) as somebody:
+                held = select(TaskInstance.id).where(TaskInstance.task_id == "l0_t0").with_for_update()
+                somebody.execute(held)
+                passing = group.create_task(visit(assembly, run))
+                await entered.wait()
+                assert states() == {"scheduled": 1, "None": 2}
+        assert passing.result().counts["scheduled"] == 2
+    assert states() == {"scheduled": 2, "None": 1}
+
+
+async def test_when_the_rest_of_a_pass_fails_all_of_it_is_visited_again(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over, beginning = running(2)
+    end_all_of(over)
+
+    async def lose(*_: Any) -> Any:
+        raise LostRace("dag_run", 1)
+
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        await visit(assembly, beginning)  # reads the dag
+        with monkeypatch.context() as patch:
+            patch.setattr(schedule, "end_runs", lose)
+            outcome = await visit(assembly, over, beginning)
+        assert outcome.progressed
+        assert outcome.counts == {"lost_race": 1, "scheduled": 2}
+        assert over in stages(assembly).dirty
+        assert beginning in stages(assembly).dirty
+        assert (await visit(assembly)).counts["ended"] == 1
+    assert states() == {"success": 3, "scheduled": 2, "None": 1}
+
+
+async def test_a_write_whose_outcome_is_unknown_wakes_the_critical_section(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = running()
+
+    async def lose(*arguments: Any) -> Any:
+        await schedule_unless_changed(*arguments)
+        raise ConnectionResetError
+
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        await visit(assembly, run)
+        enqueue = assembly.supervisor.drivers["enqueue"].wakeup
+        enqueue.clear()
+        monkeypatch.setattr(unlocked, "schedule_unless_changed", lose)
+        with pytest.raises(ConnectionResetError):
+            await visit(assembly, run)
+        assert enqueue.is_set
+        assert run in stages(assembly).dirty
+    assert states() == {"scheduled": 2, "None": 1}
 
 
 async def test_of_two_that_have_read_the_same_the_first_one_writes(airflow_db: Database) -> None:
     (run,) = running()
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        looks: Any = assembly.supervisor.drivers["schedule"].routine.unlocked  # type: ignore[attr-defined]
+        kept: Any = assembly.supervisor.drivers["schedule"].routine.unlocked  # type: ignore[attr-defined]
         job = assembly._scheduler.job.id
         with create_session() as session:
             chosen = session.scalars(select(TaskInstance).order_by(TaskInstance.task_id).limit(1)).one()
-        async with transaction(looks) as tx:
+        async with transaction(kept.sessions) as tx:
             seen = {run: (await see_runs(tx.session, [run]))[run].version}
             now = chosen.updated_at
             wanted = [(chosen.id, run)]
             first = await schedule_unless_changed(tx.session, seen, wanted, job, now)
             second = await schedule_unless_changed(tx.session, seen, wanted, job, now)
-        assert first == Written(frozenset({run}), 1)
-        assert second == Written(frozenset(), 0)
+        assert first == Stamped("running", {run: 1})
+        assert second == Stamped("running", {})
 
 
 async def test_what_was_scheduled_is_queued_before_the_rest_of_the_pass_is_over(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over, beginning = running(2)
-    with create_session() as session:
-        of_the_first = select(DagRun.run_id).where(DagRun.id == over).scalar_subquery()
-        ended = update(TaskInstance).where(TaskInstance.run_id == of_the_first)
-        session.execute(ended.values(state="success"))
+    end_all_of(over)
     entered, let_go = asyncio.Event(), asyncio.Event()
 
     async def claim(*arguments: Any) -> Any:

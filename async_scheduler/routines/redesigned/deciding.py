@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
@@ -54,6 +55,8 @@ class Deciding:
         """
         visited: list[Visited] = []
         for part in parts_of(await self._sort(session, runs, done)):
+            # What was read already is decided without a wait, in which the loop would get its turn.
+            await asyncio.sleep(0)
             some, strange = await visit(session, part, done.now, self._layouts, seen)
             visited += some
             done.handed_over += strange

@@ -80,6 +80,7 @@ class RunExecutorInSets(RunExecutor):
         self._wake = wake
         self._finished = FinishedLog(view, scheduler.job.id)
         self._contradicting: set[int] = set()
+        self._told: set[TaskInstanceKey] = set()
         self._last_news = -inf
 
     async def run_once(self) -> Outcome:
@@ -118,6 +119,7 @@ class RunExecutorInSets(RunExecutor):
         self._dirty.mark(one.row.run for one in agreeing if one.key not in told or _is_newer(one.row, now))
         await self._finished.write(agreeing)
         processed = len(settled) + await super().process_events()
+        self._told &= self._port.events.keys()
         # Marked only now that Airflow's code has committed what it made of them.
         self._dirty.mark(self._contradicting)
         self._contradicting.clear()
@@ -126,11 +128,14 @@ class RunExecutorInSets(RunExecutor):
     def _mark_at_once(self, ended: Collection[TaskInstanceKey]) -> set[TaskInstanceKey]:
         """Have the runs of *ended* visited that are known without a look; return which those are.
 
-        A worker has written the end before its executor hears of it, so the visit will see it. Where an event
-        turns out to contradict the database, the visit was one too many.
+        Once for each event: those whose rows are locked come again with each pass. A worker has written the
+        end before its executor hears of it, so the visit will see it. Where an event turns out to contradict
+        the database, the visit was one too many.
         """
-        runs = {key: run for key in ended if (run := self._port.run_of(key)) is not None}
+        new = (key for key in ended if key not in self._told)
+        runs = {key: run for key in new if (run := self._port.run_of(key)) is not None}
         if runs:
+            self._told.update(runs)
             self._dirty.mark(runs.values())
             self._wake(("schedule",))
         return set(runs)

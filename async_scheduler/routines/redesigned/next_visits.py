@@ -45,13 +45,17 @@ class NextVisits:
     def __init__(self, dirty: DirtyRuns) -> None:
         self._dirty = dirty
 
+    def put_off(self, done: Pass) -> None:
+        """Have the large runs visited alone that were put off."""
+        for run in done.put_off:
+            self._dirty.keep_apart(run, done.now)
+        self._dirty.mark(done.put_off)
+
     def plan(self, done: Pass) -> None:
         """Mark the runs of *done* for when they are to be visited again; the caller forgets ended ones."""
         dirty = self._dirty
         dirty.miss(done.locked)
-        for run in done.put_off:
-            dirty.keep_apart(run, done.now)
-        dirty.mark(done.put_off)
+        self.put_off(done)
         ended = {run.id for run in done.ended}
         self._let_rest(done)
         for one in done.visited:

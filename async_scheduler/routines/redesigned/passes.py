@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class Pass:
     """What came of the runs *ids*; filled while the pass goes on, believed once all of it is committed.
 
+    Where a part fails, all runs are visited again, those too of which something was committed before.
+
     ``announced`` is how many of those scheduled the critical section was told of while the pass went on.
     """
 

@@ -22,7 +22,6 @@ from async_scheduler.routines.redesigned.handover import Handover
 from async_scheduler.routines.redesigned.next_visits import NextVisits
 from async_scheduler.routines.redesigned.passes import Pass
 from async_scheduler.routines.redesigned.peers import Peers
-from async_scheduler.routines.redesigned.unlocked import UnlockedVisits
 from async_scheduler.routines.redesigned.wide_maps import AHEAD
 from async_scheduler.routines.redesigned.writing import write
 from async_scheduler.store.limits import COUNTED_RUN_TYPES
@@ -35,14 +34,15 @@ if TYPE_CHECKING:
 
     from async_scheduler.plans.cache import Plans
     from async_scheduler.routines.redesigned.dirty import DirtyRuns
+    from async_scheduler.routines.redesigned.unlocked import UnlockedVisits
     from async_scheduler.routines.redesigned.visiting import Visited
 
 
 class ScheduleTaskInstances:
     """The middle of ``SchedulerJobRunner._do_scheduling`` over dirty runs, each visited to its fix point.
 
-    Where a pass has a session that commits each statement by itself, runs are first visited without a lock
-    (:class:`UnlockedVisits`), and those for which that does not do, under one. Locks then: ``dag_run`` NO KEY
+    Where a pass is given :class:`UnlockedVisits`, runs are first visited without a lock, and those for which
+    that does not do, under one. Locks then: ``dag_run`` NO KEY
     UPDATE SKIP LOCKED for one batch, then its task instances in the order of ids, until the commit. The limit
     flag of dags is corrected afterwards, in a transaction of its own; a ``dag`` row that somebody holds is
     passed over and tried again soon.
@@ -83,21 +83,18 @@ class ScheduleTaskInstances:
         self._handover = Handover(scheduler, sessions)
         self._flags = LimitFlags(sessions)
         self._next = NextVisits(dirty)
-        self._deciding = Deciding(plans, ahead)
-        self._unlocked = UnlockedVisits(
-            self._deciding, self._peers, scheduler.job.id, lambda: wake(("enqueue",))
-        )
+        self.deciding = Deciding(plans, ahead)
 
-    async def run_once(self, unlocked: Sessions | None = None) -> Outcome:
+    async def run_once(self, unlocked: UnlockedVisits | None = None) -> Outcome:
         """Visit a batch of dirty runs; report what became of them.
 
-        :param unlocked: sessions that commit each statement by themselves, where there are any.
+        :param unlocked: visits them without a lock as far as that goes, where that can be.
         """
         now = timezone.utcnow()
         done = Pass(now, self._dirty.take(self._batch, now))
         due_in = self._dirty.due_in(now)
         if not done.ids:
-            return await self._correct_flags(due_in, unlocked)
+            return await self._correct_flags(due_in, unlocked.sessions if unlocked else None)
         if due_in == 0.0:
             self._wake_another()
         with self._another_woken_in(due_in):
@@ -123,14 +120,15 @@ class ScheduleTaskInstances:
             if timer is not None:
                 timer.cancel()
 
-    async def _attempt(self, done: Pass, unlocked: Sessions | None) -> bool:
+    async def _attempt(self, done: Pass, unlocked: UnlockedVisits | None) -> bool:
         """Visit the batch and see to what follows; return whether Airflow's code changed anything."""
         try:
-            left = done.ids if unlocked is None else await self._visit_unlocked(unlocked, done)
+            left = done.ids if unlocked is None else await unlocked.visit(done)
             if left:
                 await self._visit_in_one_transaction(done, left)
         except BaseException as error:
             self._dirty.mark(done.ids)
+            self._next.put_off(done)
             done.lost_race = isinstance(error, LostRace)
             if not done.lost_race:
                 raise
@@ -138,16 +136,12 @@ class ScheduleTaskInstances:
         try:
             changed = await self._follow_up(done)
             self._flags.doubt(run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES)
-            done.lifted = await self._flags.correct(unlocked)
+            done.lifted = await self._flags.correct(unlocked.sessions if unlocked else None)
         except BaseException:
             # Committed, but not followed up: a look too many costs little, one too few a long time.
             self._dirty.mark(done.ids)
             raise
         return changed
-
-    async def _visit_unlocked(self, sessions: Sessions, done: Pass) -> Sequence[int]:
-        async with transaction(sessions) as tx:
-            return await self._unlocked.visit(tx.session, done)
 
     async def _visit_in_one_transaction(self, done: Pass, ids: Sequence[int]) -> None:
         async with transaction(self._sessions) as tx:
@@ -156,7 +150,7 @@ class ScheduleTaskInstances:
     async def _visit(self, tx: Transaction, done: Pass, ids: Sequence[int]) -> None:
         claimed = await self._claim(tx, ids)
         done.locked += sorted(set(ids) - {run.id for run in claimed})
-        visited = await self._deciding.decide(tx.session, claimed, done)
+        visited = await self.deciding.decide(tx.session, claimed, done)
         if not visited:
             return
         expanded = await write_expansions(tx.session, visited, done.now)
@@ -187,7 +181,7 @@ class ScheduleTaskInstances:
         """
         self._next.plan(done)
         for missed in done.locked:
-            self._deciding.doubt(missed)
+            self.deciding.doubt(missed)
         for ended in done.ended:
             self._forget(ended.id)
         _report_decisions(done.visited)
@@ -204,7 +198,7 @@ class ScheduleTaskInstances:
 
     def _forget(self, run: int) -> None:
         self._dirty.forget(run)
-        self._deciding.forget(run)
+        self.deciding.forget(run)
 
     async def _hand_over(self, run: ClaimedRun, done: Pass) -> bool:
         examined = await self._handover.examine(run.id)
@@ -233,7 +227,8 @@ class ScheduleTaskInstances:
     def _report(self, done: Pass, changed: bool) -> Outcome:
         due_in = _sooner(self._dirty.due_in(timezone.utcnow()), self._flags.due_in)
         if done.lost_race:
-            return Outcome({"lost_race": 1}, more=True, due_in=due_in)
+            counts = {"lost_race": 1, **({"scheduled": done.announced} if done.announced else {})}
+            return Outcome(counts, progressed=done.announced > 0, more=True, due_in=due_in, wakes=())
         counts = {
             "examined": len(done.visited) + len(done.handed_over),
             "handed_over": len(done.handed_over),
@@ -262,12 +257,12 @@ class ScheduleTaskInstances:
 class Lane:
     """One of the routines that visit runs at the same time, each on a driver of its own.
 
-    ``unlocked`` are its sessions that commit each statement by themselves, None where there are none.
+    ``unlocked`` are its visits without a lock, None where there are none.
     """
 
     name: str
     stage: ScheduleTaskInstances
-    unlocked: Sessions | None = None
+    unlocked: UnlockedVisits | None = None
 
     async def run_once(self) -> Outcome:
         """Visit a batch of dirty runs."""

@@ -83,7 +83,7 @@ class CriticalSection:
         self._scheduler = scheduler
         self._plans = plans
         self._courtesy = courtesy
-        self._left_over = False
+        self._short = False
 
     async def fill(self, tx: Transaction, most: int) -> Section | None:
         """Queue at most *most* task instances; None if another scheduler is in the section.
@@ -102,16 +102,15 @@ class CriticalSection:
         left = int(min(most, section.admission.open_slots))
         if left <= 0 or not others or not await self._fill_leaving(tx, section, left, others):
             await self._fill_in_order(tx, section, left, opening)
-        self._left_over = section.left_over
+        self._short = section.admission.open_slots <= 0 or section.admission.starved.size() > 0
         return section
 
     async def _open(self, tx: Transaction, most: int) -> Opening | None:
         """Read the first candidates together with what is active, where that can be and pays.
 
-        Not where task instances were left over: there is little room, and most of those locked would be in
-        vain.
+        Not where room is short: most of the task instances locked would be so in vain.
         """
-        if self._left_over or not dialect_of(tx.session).is_postgresql:
+        if self._short or not dialect_of(tx.session).is_postgresql:
             return None
         started = perf_counter()
         opening = await lock_first_with_room(tx.session, most)

@@ -17,6 +17,7 @@ from async_scheduler.routines.redesigned.probe import Probe
 from async_scheduler.routines.redesigned.schedule import Lane, ScheduleTaskInstances
 from async_scheduler.routines.redesigned.start import StartDagRuns
 from async_scheduler.routines.redesigned.sweep import Sweep
+from async_scheduler.routines.redesigned.unlocked import UnlockedVisits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ class RedesignedStages:
     """Makes the stages of one scheduler; all of them share the dirty runs and the compiled dags.
 
     :param new_looks: makes the sessions of one routine's transactions that only read.
-    :param new_unlocked: makes sessions that commit each statement by themselves, where that can be.
+    :param new_kept: makes sessions that commit each statement by themselves, for one lane, where that can be.
     :param wake: called with the names of routines that have something to do.
     :param probed: whether the probe will run.
     """
@@ -50,7 +51,7 @@ class RedesignedStages:
         scheduler: SchedulerJobRunner,
         sessions: Sessions,
         new_looks: Callable[[], Sessions],
-        new_unlocked: Callable[[], Sessions | None],
+        new_kept: Callable[[], Sessions | None],
         settings: Settings,
         fence: Fence,
         wake: Callable[[tuple[str, ...]], None] = lambda _: None,
@@ -90,12 +91,19 @@ class RedesignedStages:
             Lane(
                 f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name,
                 self.schedule,
-                new_unlocked(),
+                self._make_unlocked(new_kept(), fence),
             )
             for number in range(1, settings.lanes + 1)
         ]
-        """The schedule stage once for each transaction it may have open at the same time."""
+        """The schedule stage once for each visit that may be under way at the same time."""
         self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch, self.peers)
+
+    def _make_unlocked(self, sessions: Sessions | None, fence: Fence) -> UnlockedVisits | None:
+        if sessions is None:
+            return None
+        return UnlockedVisits(
+            sessions, self.schedule.deciding, self.peers, fence, lambda: self._wake(("enqueue",))
+        )
 
     def _make_sweep(self, alive_within: float, rest: float | None) -> Sweep:
         return Sweep(

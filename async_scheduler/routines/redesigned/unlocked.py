@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from async_scheduler.database.transaction import transaction
 from async_scheduler.routines.redesigned.writing import stays
-from async_scheduler.store.unlocked import Written, schedule_unless_changed, see_runs
+from async_scheduler.store.unlocked import schedule_unless_changed, see_runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from async_scheduler.database.fence import Fence
+    from async_scheduler.database.transaction import Sessions
     from async_scheduler.decide.evaluate import Outcome
     from async_scheduler.routines.redesigned.deciding import Deciding
     from async_scheduler.routines.redesigned.passes import Pass
@@ -25,45 +29,68 @@ class UnlockedVisits:
 
     Two statements, each committed by itself, where a visit under a lock takes seven round trips; and the rows
     are locked within the second one only. Whatever else is decided – an end, a skip, an expansion – is left
-    to a visit under a lock, and so is a run that somebody has changed or locked in between. PostgreSQL only.
+    to a visit under a lock, and so is a run of which somebody has changed or locked something in between.
+    PostgreSQL only.
 
-    :param on_scheduled: called as soon as task instances are scheduled, with others of the pass still to do.
+    :param sessions: commit each statement by themselves.
+    :param on_scheduled: called as soon as task instances are, or may be, scheduled, with others of the pass
+        still to do.
     """
 
-    def __init__(self, deciding: Deciding, peers: Peers, job: int, on_scheduled: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        deciding: Deciding,
+        peers: Peers,
+        fence: Fence,
+        on_scheduled: Callable[[], None],
+    ) -> None:
+        self.sessions = sessions
         self._deciding = deciding
         self._peers = peers
-        self._job = job
+        self._fence = fence
         self._on_scheduled = on_scheduled
 
-    async def visit(self, session: AsyncSession, done: Pass) -> list[int]:
+    async def visit(self, done: Pass) -> list[int]:
         """Visit the runs of *done*; return those that have to be visited under a lock.
 
-        *session* commits each statement by itself.
+        :raises SchedulerFenced: when others have declared this scheduler dead; nothing is written then.
         """
+        async with transaction(self.sessions) as tx:
+            return await self._visit(tx.session, done)
+
+    async def _visit(self, session: AsyncSession, done: Pass) -> list[int]:
         seen = await see_runs(session, done.ids)
         done.locked += [run for run in done.ids if run not in seen]
         packed = {run: one.packed for run, one in seen.items() if one.packed is not None}
         visited = await self._deciding.decide(session, [one.run for one in seen.values()], done, packed)
         plain = [one for one in visited if _only_schedules(one.outcome)]
-        written = await self._write(session, plain, seen, done) if plain else Written(frozenset(), 0)
-        done.visited += [one for one in plain if one.run.id in written.runs]
-        return [one.run.id for one in visited if one.run.id not in written.runs]
+        whole = await self._write(session, plain, seen, done) if plain else set()
+        done.visited += [one for one in plain if one.run.id in whole]
+        return [one.run.id for one in visited if one.run.id not in whole]
 
     async def _write(
         self, session: AsyncSession, plain: Sequence[Visited], seen: dict[int, SeenRun], done: Pass
-    ) -> Written:
-        versions = {one.run.id: seen[one.run.id].version for one in plain}
+    ) -> set[int]:
+        """Return the runs of which everything was written."""
         ready = [(instance, one.run.id) for one in plain for instance in one.ids_at(one.outcome.scheduled)]
         kept = [one.run.id for one in plain if stays(one, self._peers)]
-        written = await schedule_unless_changed(session, versions, ready, self._job, done.now, kept)
-        expected = sum(run in written.runs for _, run in ready)
-        done.scheduled += written.scheduled
-        done.complete &= written.scheduled == expected
-        if written.scheduled:
+        versions = {one.run.id: seen[one.run.id].version for one in plain}
+        try:
+            with self._fence.looking() as look:
+                stamped = await schedule_unless_changed(
+                    session, versions, ready, self._fence.job, done.now, kept
+                )
+                look.state = stamped.job_state
+        except BaseException:
+            # The statement may have been committed, and nobody else would tell.
             self._on_scheduled()
-            done.announced = written.scheduled
-        return written
+            raise
+        done.scheduled = done.announced = sum(stamped.scheduled.values())
+        if done.announced:
+            self._on_scheduled()
+        wanted = Counter(run for _, run in ready)
+        return {run for run, count in stamped.scheduled.items() if count == wanted[run]}
 
 
 def _only_schedules(outcome: Outcome) -> bool:

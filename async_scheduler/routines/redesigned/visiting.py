@@ -1,4 +1,4 @@
-"""Looks at claimed runs: reads their task instances, gathers facts, decides."""
+"""Looks at runs: reads their task instances, gathers facts, decides."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from async_scheduler.database.engine import create_engine
 from async_scheduler.database.faults import classify
-from async_scheduler.database.looks import KeptSession
+from async_scheduler.database.kept import KeptSession
 from async_scheduler.database.sessions import PooledSessions
 from async_scheduler.database.transaction import transaction
 from async_scheduler.settings import Settings

@@ -1,4 +1,4 @@
-"""Sessions for routines that only read: a connection at hand, nothing to begin and nothing to commit."""
+"""Sessions whose statements commit by themselves: a connection at hand, nothing to begin and to commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ trace that has been started meanwhile sees connections from when they are taken.
 class KeptSession(TransactionsOfItsOwn):
     """Lends one session again and again, whose connection commits each statement by itself.
 
-    For one routine that looks often and writes nothing: a write would not be fenced. Under READ COMMITTED
+    For one routine that looks often, or writes in one statement. Nothing guards its commits: such a statement
+    has to ask by itself whether the scheduler's job is alive, and to wait for nobody, as it may be carried
+    out after it was given up. Under READ COMMITTED
     each statement sees what is committed when it begins, in a transaction or not: BEGIN and COMMIT are two
     more round trips for nothing, and a session and the way to the pool cost as much again. Not behind
     PgBouncer, where to prepare and to execute would be two transactions, on two servers if it so happens.
