@@ -42,10 +42,9 @@ class ScheduleTaskInstances:
     """The middle of ``SchedulerJobRunner._do_scheduling`` over dirty runs, each visited to its fix point.
 
     Where a pass is given :class:`UnlockedVisits`, runs are first visited without a lock, and those for which
-    that does not do, under one. Locks then: ``dag_run`` NO KEY
-    UPDATE SKIP LOCKED for one batch, then its task instances in the order of ids, until the commit. The limit
-    flag of dags is corrected afterwards, in a transaction of its own; a ``dag`` row that somebody holds is
-    passed over and tried again soon.
+    that does not do, under one. Locks then: ``dag_run`` NO KEY UPDATE SKIP LOCKED for one batch, then its
+    task instances in the order of ids, until the commit. The limit flag of dags is corrected afterwards, in a
+    transaction of its own; a ``dag`` row that somebody holds is passed over and tried again soon.
 
     Several passes may be under way at the same time, each a :class:`Lane`: they have no run in common, so
     they lock nothing that another one wants, and a long visit of one run delays no other.
