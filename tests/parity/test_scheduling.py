@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
@@ -472,14 +474,24 @@ def take(state: str, taken: list[str]) -> None:
     in_a_thread(change)
 
 
-def _before_writing(change: Any) -> Any:
-    from async_scheduler.routines.redesigned import writing
+@contextmanager
+def _before_writing(change: Any) -> Iterator[None]:
+    """Let *change* happen before the redesigned stage writes what it decided, with or without a lock."""
+    from async_scheduler.routines.redesigned import schedule, unlocked, writing
+    from async_scheduler.store import unlocked as store
 
-    async def write(*args: Any) -> Any:
-        change()
-        return await writing.write(*args)
+    def late(write: Any) -> Any:
+        async def changed_before(*args: Any) -> Any:
+            change()
+            return await write(*args)
 
-    return patch("async_scheduler.routines.redesigned.schedule.write", write)
+        return changed_before
+
+    with (
+        patch.object(schedule, "write", late(writing.write)),
+        patch.object(unlocked, "schedule_unless_changed", late(store.schedule_unless_changed)),
+    ):
+        yield
 
 
 WIRINGS = ("s>w w>t s>t", "s>w w>t", "w>t s>t", "w>t", "s>w", "s>t", "s>w w>t s>t t>u", "s>w w>t s>t w>u", "")
