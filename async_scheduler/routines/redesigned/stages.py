@@ -87,23 +87,18 @@ class RedesignedStages:
             runs_wait=lambda: self.probe.saw_queued_runs,
             peers=self.peers,
         )
-        self.lanes = [
-            Lane(
-                f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name,
-                self.schedule,
-                self._make_unlocked(new_kept(), fence),
-            )
-            for number in range(1, settings.lanes + 1)
-        ]
+        self.lanes = [self._make_lane(number, new_kept(), fence) for number in range(1, settings.lanes + 1)]
         """The schedule stage once for each visit that may be under way at the same time."""
         self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch, self.peers)
 
-    def _make_unlocked(self, sessions: Sessions | None, fence: Fence) -> UnlockedVisits | None:
-        if sessions is None:
-            return None
-        return UnlockedVisits(
-            sessions, self.schedule.deciding, self.peers, fence, lambda: self._wake(("enqueue",))
+    def _make_lane(self, number: int, kept: Sessions | None, fence: Fence) -> Lane:
+        name = f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name
+        if kept is None:
+            return Lane(name, self.schedule)
+        unlocked = UnlockedVisits(
+            kept, self.schedule.deciding, self.peers, fence, lambda: self._wake(("enqueue",))
         )
+        return Lane(name, self.schedule, unlocked)
 
     def _make_sweep(self, alive_within: float, rest: float | None) -> Sweep:
         return Sweep(
