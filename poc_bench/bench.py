@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BASE = "bench_base"
+DATABASES = "bench_"
 DAG_FILE = '''"""The dags of one workload, for processes that parse files."""
 
 from poc_bench.dagfile import build_dag
@@ -43,6 +44,9 @@ class Bench:
         self._server = server
         self._kept = kept
         self._timeout = timeout
+        # A server of the user's may serve several runs at a time, or hold what a killed one left.
+        self._prefix = f"{DATABASES}{secrets.token_hex(4)}"
+        self._base: str | None = None
         self._templates: dict[tuple[str, int], str] = {}
         self._count = 0
 
@@ -55,7 +59,7 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for database in (*self._templates.values(), *([BASE] if self._templates else ())):
+            for database in (*self._templates.values(), *((self._base,) if self._base else ())):
                 self._server.drop(database)
         finally:
             self._folder.cleanup()
@@ -68,21 +72,22 @@ class Bench:
         """Return the database that holds *workload*'s rows, made on first use."""
         wanted = (workload.label, seed)
         if wanted not in self._templates:
-            if not self._templates:
-                self._migrate()
-            name = f"bench_template_{len(self._templates)}"
+            base = self._base or self._migrate()
+            name = f"{self._prefix}_template_{len(self._templates)}"
             self._templates[wanted] = name
-            self._seed(name, workload, seed)
+            self._seed(name, base, workload, seed)
         return self._templates[wanted]
 
-    def _migrate(self) -> None:
-        self._server.create(BASE)
-        self._home.run(["-m", "airflow", "db", "migrate"], self._server.address(BASE))
+    def _migrate(self) -> str:
+        self._base = f"{self._prefix}_base"
+        self._server.create(self._base)
+        self._home.run(["-m", "airflow", "db", "migrate"], self._server.address(self._base))
+        return self._base
 
-    def _seed(self, name: str, workload: Sized, seed: int) -> None:
+    def _seed(self, name: str, base: str, workload: Sized, seed: int) -> None:
         dag_file = self._home.dags / f"{name}.py"
         dag_file.write_text(DAG_FILE.format(label=workload.label, seed=seed))
-        self._server.create(name, BASE)
+        self._server.create(name, base)
         arguments = ["-m", "poc_bench.seed", workload.label, str(seed), str(dag_file)]
         self._home.run(arguments, self._server.address(name))
         if history := workload.plan(seed).history:
@@ -110,8 +115,8 @@ class Bench:
     def _on_a_site(self, key: CellKey, action: Callable[[CellSite], T]) -> T:
         template = self.template(key.workload, key.seed)
         self._count += 1
-        database = f"bench_cell_{self._count}"
-        folder = Path(self._folder.name, database)
+        database = f"{self._prefix}_cell_{self._count}"
+        folder = Path(self._folder.name, f"cell-{self._count}")
         folder.mkdir()
         try:
             self._server.create(database, template)

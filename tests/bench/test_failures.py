@@ -17,9 +17,14 @@ import pytest
 
 from poc_bench import record
 from poc_bench.arms import ARMS, SYNC, Arm
+from poc_bench.bench import Bench
 from poc_bench.cli import INTERRUPTED, main
-from poc_bench.environment import FIXED
+from poc_bench.database.address import Address
+from poc_bench.database.postgres import Postgres
+from poc_bench.environment import FIXED, AirflowHome
+from poc_bench.errors import CellFailure
 from poc_bench.processes import Child
+from poc_bench.workloads import sized
 from tests.bench.crashing import EXIT_CODE
 from tests.cluster.leftovers import still_running
 
@@ -42,9 +47,9 @@ def crashing_arm(monkeypatch: pytest.MonkeyPatch) -> str:
     return "crash"
 
 
-def databases(postgres: Server) -> set[str]:
+def databases(postgres: Server, prefix: str) -> set[str]:
     listed = postgres.execute("SELECT datname FROM pg_database")
-    return {line.strip() for line in listed.splitlines() if line.strip().startswith("bench_")}
+    return {line.strip() for line in listed.splitlines() if line.strip().startswith(prefix)}
 
 
 def test_a_crash_gives_a_failed_cell_with_its_log(
@@ -57,6 +62,7 @@ def test_a_crash_gives_a_failed_cell_with_its_log(
 ) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("poc_bench.bench.DATABASES", "bench_crash_")
     url = database.url("psycopg2")
     code = main([*SMALL, "--arm", f"{crashing_arm},sync", "--db", url, "--out", str(out)])
 
@@ -67,7 +73,7 @@ def test_a_crash_gives_a_failed_cell_with_its_log(
     assert well.correct
     assert [log.name for log in (out / "logs").glob("*crash*/scheduler-0.log")] == ["scheduler-0.log"]
     assert list(temporary.iterdir()) == []
-    assert databases(postgres) == set()
+    assert databases(postgres, "bench_crash_") == set()
 
 
 def test_a_scheduler_without_counts_gives_a_failed_cell(
@@ -85,6 +91,34 @@ def test_a_scheduler_without_counts_gives_a_failed_cell(
     assert cell.failure.startswith(
         f"scheduler 0 left no counts: asked to end, it did so with exit code {EXIT_CODE}"
     )
+
+
+def test_two_runs_share_a_server(
+    postgres: Server, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poc_bench.bench.DATABASES", "bench_shared_")
+    monkeypatch.setattr(AirflowHome, "run", lambda *_: None)
+    server = Postgres(Address("postgresql", database.name, "postgres", host=database.socket_dir))
+    workload = sized("layers:dags=1,runs=1,tasks=10")
+    with Bench(server, tmp_path, 60) as one, Bench(server, tmp_path, 60) as other:
+        made = {one.template(workload, 0), other.template(workload, 0)}
+        assert len(made) == 2
+        assert made < databases(postgres, "bench_shared_")
+    assert databases(postgres, "bench_shared_") == set()
+
+
+def test_a_failed_migration_leaves_no_database(
+    postgres: Server, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise CellFailure("no migration")
+
+    monkeypatch.setattr("poc_bench.bench.DATABASES", "bench_migration_")
+    monkeypatch.setattr(AirflowHome, "run", fails)
+    server = Postgres(Address("postgresql", database.name, "postgres", host=database.socket_dir))
+    with Bench(server, tmp_path, 60) as bench, pytest.raises(CellFailure):
+        bench.template(sized("layers:dags=1,runs=1,tasks=10"), 0)
+    assert databases(postgres, "bench_migration_") == set()
 
 
 DROPS_THE_FIRST = """
