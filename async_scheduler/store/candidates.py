@@ -266,20 +266,23 @@ async def lock_candidates(
 
 
 class Opening(NamedTuple):
-    """The first candidates, how many task instances wait in all, and the rows of ``pools.occupied``."""
+    """The first candidates, how many task instances wait in all, and the rows of ``pools.occupied``.
+
+    Whoever has their runs: ``waiting`` and ``taken`` count everybody's.
+    """
 
     candidates: list[Candidate]
     waiting: int
     taken: Sequence[Sequence[Any]]
 
 
-async def lock_first_with_room(session: AsyncSession, most: int) -> Opening:
-    """Lock at most *most* candidates, best first, whatever room there is, and say what is active.
+async def lock_first_with_room(session: AsyncSession, most: int, owners: Owners) -> Opening:
+    """Lock at most *most* candidates of *owners*, best first, whatever room there is, and say what is active.
 
     For PostgreSQL: one statement instead of two, for a section in which nothing may have to be left out.
     Locks: as :func:`lock_candidates`.
     """
-    asked = {"most": most, "owners": [], "theirs": False}
+    asked = {"most": most, "owners": sorted(owners.schedulers), "theirs": owners.theirs}
     head, *rows = (await session.execute(first_with_room(dialect_of(session)), asked)).all()
     return Opening([Candidate._make(row[2:]) for row in rows], head[0], head[1] or ())
 

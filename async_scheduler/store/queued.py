@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Integer, and_, bindparam, false, func, select
+from sqlalchemy import Integer, and_, bindparam, false, func, or_, select
 
 from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, nulls_lead, statement
 from async_scheduler.store.running import latest_version
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from sqlalchemy import FromClause, Select, Update
+    from sqlalchemy import ColumnElement, FromClause, Select, Update
     from sqlalchemy.ext.asyncio import AsyncSession
 
 
@@ -40,6 +40,27 @@ class StartableRun(NamedTuple):
         if self.bundle_version and self.created_version:
             return self.created_version
         return self.latest_version
+
+
+class Hand(NamedTuple):
+    """The runs that are dealt to a scheduler: those at *position* where ids are counted off *of* by *of*."""
+
+    position: int
+    of: int
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nobody else gets any."""
+        return self.of == 1
+
+
+ALL_RUNS = Hand(0, 1)
+
+
+def _in_hand(c: Any, dialect: Dialect) -> ColumnElement[bool]:
+    """Whether a run is dealt to this scheduler, or of a dag in *room*, where it has made room for one."""
+    counted = c.id % bindparam("of", type_=Integer) == bindparam("position", type_=Integer)
+    return or_(counted, among(c.dag_id, "room", dialect))
 
 
 def _running() -> FromClause:
@@ -69,6 +90,7 @@ def _ranked(dialect: Dialect) -> FromClause:
     return (
         select(
             RUN.c.id.label("id"),
+            RUN.c.dag_id.label("dag_id"),
             func.row_number()
             .over(partition_by=(RUN.c.dag_id, RUN.c.backfill_id), order_by=order)
             .label("place"),
@@ -93,7 +115,7 @@ def _ranked(dialect: Dialect) -> FromClause:
 
 @statement
 def claim(dialect: Dialect) -> Select[Any]:
-    """Lock at most *most* queued runs that may start.
+    """Lock at most *most* queued runs that may start, of those in hand.
 
     A run's place among the queued runs of its dag and backfill has to lie within what is free of the limit.
     So a dag with many queued runs takes only the places it can use, and the rest of the window is left to
@@ -103,7 +125,7 @@ def claim(dialect: Dialect) -> Select[Any]:
     order = (nulls_lead(c.ordinal, dialect), nulls_lead(c.decision, dialect), c.active, c.run_after, c.id)
     chosen = (
         select(c.id.label("id"), func.row_number().over(order_by=order).label("position"))
-        .where(c.place <= c.free)
+        .where(c.place <= c.free, _in_hand(c, dialect))
         .order_by(*order)
         .limit(bindparam("most", type_=Integer))
         .subquery("chosen")
@@ -129,26 +151,53 @@ def claim(dialect: Dialect) -> Select[Any]:
     return locked(query, RUN, dialect, skip=True)
 
 
-async def claim_startable(session: AsyncSession, most: int) -> list[StartableRun]:
-    """Lock queued runs that fit their limits, best first.
+async def claim_startable(
+    session: AsyncSession, most: int, hand: Hand = ALL_RUNS, room: Collection[str] = ()
+) -> list[StartableRun]:
+    """Lock queued runs that fit their limits, best first, of those in *hand* and of the dags in *room*.
 
     Mirrors ``DagRun.get_queued_dag_runs_to_set_running`` and the count that follows it in
     ``_start_queued_dagruns``. Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED, until the commit.
     """
-    rows = await session.execute(claim(dialect_of(session)), {"most": most})
+    parameters = {"most": most, **_dealt(hand, room)}
+    rows = await session.execute(claim(dialect_of(session)), parameters)
     return [StartableRun._make(row) for row in rows]
 
 
+def _dealt(hand: Hand, room: Collection[str]) -> dict[str, Any]:
+    return {"position": hand.position, "of": hand.of, "room": sorted(room)}
+
+
+def of_waiting(*columns: ColumnElement[Any]) -> Select[Any]:
+    """Select *columns* of the queued runs that wait for a start, whether or not their limits let them."""
+    active_dag = and_(DAG.c.dag_id == RUN.c.dag_id, DAG.c.is_paused == false(), DAG.c.is_stale == false())
+    return (
+        select(*columns)
+        .select_from(RUN)
+        .join(DAG, active_dag)
+        .where(RUN.c.state == "queued", RUN.c.run_after <= func.now())
+    )
+
+
+class StillQueued(NamedTuple):
+    """Whether queued runs wait, and whether one of those in hand may start, locked by anybody or not."""
+
+    waits: bool
+    may_start: bool
+
+
 @statement
-def startable(dialect: Dialect) -> Select[Any]:
-    """Select whether there is a queued run that may start, locked by anybody or not."""
+def still_queued(dialect: Dialect) -> Select[bool, bool]:
+    """Select what :class:`StillQueued` has."""
     c = _ranked(dialect).c
-    return select(select(c.id).where(c.place <= c.free).exists())
+    may_start = select(c.id).where(c.place <= c.free, _in_hand(c, dialect)).exists()
+    return select(of_waiting(RUN.c.id).exists(), may_start)
 
 
-async def is_any_startable(session: AsyncSession) -> bool:
-    """Whether there is a run for :func:`claim_startable` once nobody has it locked. Locks nothing."""
-    return bool(await session.scalar(startable(dialect_of(session))))
+async def see_queued(session: AsyncSession, hand: Hand = ALL_RUNS, room: Collection[str] = ()) -> StillQueued:
+    """Return what is left for :func:`claim_startable`, now or once nobody has it locked. Locks nothing."""
+    found = await session.execute(still_queued(dialect_of(session)), _dealt(hand, room))
+    return StillQueued._make(found.one())
 
 
 @statement

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.models.callback import CallbackState, CallbackType, ExecutorCallback
 from airflow.models.connection_test import ConnectionTestRequest, ConnectionTestState
 from airflow.models.deadline import Deadline
-from sqlalchemy import ColumnElement, and_, false, func, select
+from sqlalchemy import ColumnElement, false, func, select
 
 from async_scheduler.store.creation import asset_work, due_work
 from async_scheduler.store.dialect import Dialect, dialect_of, statement
 from async_scheduler.store.jobs import is_alive, job_state
+from async_scheduler.store.queued import of_waiting
 from async_scheduler.store.running import due as due_runs
-from async_scheduler.store.tables import DAG, INSTANCE, RUN
+from async_scheduler.store.tables import DAG, INSTANCE
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -49,13 +50,6 @@ def _any(*conditions: ColumnElement[bool]) -> Any:
 @statement
 def waiting(dialect: Dialect) -> Select[Any]:
     """Select what waits, as :class:`Waiting` has it. Parameters ``since`` (:func:`is_alive`) and ``job``."""
-    active_dag = and_(DAG.c.dag_id == RUN.c.dag_id, DAG.c.is_paused == false(), DAG.c.is_stale == false())
-    queued = (
-        select(func.count())
-        .select_from(RUN)
-        .join(DAG, active_dag)
-        .where(RUN.c.state == "queued", RUN.c.run_after <= func.now())
-    )
     due = select(func.count()).select_from(DAG).where(*due_work())
     deadline, callback, test = (
         Deadline.__table__.c,
@@ -63,7 +57,7 @@ def waiting(dialect: Dialect) -> Select[Any]:
         ConnectionTestRequest.__table__.c,
     )
     return select(
-        queued.scalar_subquery(),
+        of_waiting(func.count()).scalar_subquery(),
         due.scalar_subquery(),
         asset_work(),
         _any(INSTANCE.c.state == "scheduled"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow.models.dagrun import DagRun
 from airflow.models.pool import Pool
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
@@ -16,7 +17,7 @@ from sqlalchemy import select, update
 from async_scheduler.database.transaction import transaction
 from async_scheduler.decide.admit import Starved
 from async_scheduler.routines.redesigned import section
-from async_scheduler.store.candidates import EVERYBODY, lock_candidates, lock_first_with_room
+from async_scheduler.store.candidates import EVERYBODY, Owners, lock_candidates, lock_first_with_room
 from async_scheduler.store.pools import count_occupied
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED, states
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from tests.support.postgres import Database
 
 INSTANCES = 3 * 4
+ANOTHER = 77
+"""The job of another scheduler."""
+OWNERS = (EVERYBODY, Owners(frozenset({ANOTHER}), theirs=False), Owners(frozenset({ANOTHER}), theirs=True))
 ROWS = st.lists(
     st.tuples(st.sampled_from([None, "scheduled", "scheduled", "queued", "deferred"]), st.integers(0, 2)),
     min_size=INSTANCES,
@@ -49,23 +53,25 @@ def set_rows(rows: list[tuple[str | None, int]]) -> None:
 async def test_both_read_the_same(airflow_db: Database) -> None:
     write_dags(layered_dag("one", [4], max_active_tasks=2), layered_dag("two", [4]))
     create_run("one", state=DagRunState.RUNNING)
-    create_run("two", 0, state=DagRunState.RUNNING)
+    theirs = create_run("two", 0, state=DagRunState.RUNNING)
     create_run("two", 1, state=DagRunState.RUNNING)
-    drawn: list[tuple[list[Any], int]] = []
+    with create_session() as session:
+        session.execute(update(DagRun).where(DagRun.id == theirs.id).values(scheduled_by_job_id=ANOTHER))
+    drawn: list[tuple[list[Any], int, Owners]] = []
 
     @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-    @given(ROWS, st.integers(1, 14))
-    def draw(rows: list[Any], most: int) -> None:
-        drawn.append((rows, most))
+    @given(ROWS, st.integers(1, 14), st.sampled_from(OWNERS))
+    def draw(rows: list[Any], most: int, owners: Owners) -> None:
+        drawn.append((rows, most, owners))
 
     draw()
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        for rows, most in drawn:
+        for rows, most, owners in drawn:
             set_rows(rows)
             async with transaction(assembly._sessions) as tx:
                 taken = [list(row) for row in await count_occupied(tx.session)]
-                apart, waiting = await lock_candidates(tx.session, most, Starved(), EVERYBODY)
-                opening = await lock_first_with_room(tx.session, most)
+                apart, waiting = await lock_candidates(tx.session, most, Starved(), owners)
+                opening = await lock_first_with_room(tx.session, most, owners)
             assert opening.candidates == apart
             assert opening.waiting == (waiting or sum(state == "scheduled" for state, _ in rows))
             assert sorted(map(list, opening.taken)) == sorted(taken)

@@ -18,6 +18,7 @@ from airflow.utils.state import DagRunState
 from sqlalchemy import select, update
 
 from async_scheduler.decide.admit import Candidate
+from async_scheduler.routines.redesigned import section
 from async_scheduler.routines.redesigned.peers import (
     BUSY,
     LEFT_FOR,
@@ -27,13 +28,17 @@ from async_scheduler.routines.redesigned.peers import (
     NO_STARTS_FOR,
     NOT_SPARED_FOR,
     STARTS_LEFT_FOR,
+    STARTS_LOOK_EVERY,
+    TAKEN_LOOK_AGAIN,
+    TAKEN_REST,
     Courtesy,
     Patience,
     Peers,
 )
 from async_scheduler.routines.redesigned.sweep import LEFT_FOR_LOOKS, OTHERS_EVERY, PEERS_EVERY
-from async_scheduler.store.candidates import lock_candidates
+from async_scheduler.store.candidates import lock_candidates, lock_first_with_room
 from async_scheduler.store.jobs import job_kind
+from async_scheduler.store.queued import claim_startable
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -41,7 +46,7 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled, run_until_idle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from async_scheduler.assembly import Assembly
     from async_scheduler.routines.redesigned.stages import RedesignedStages
@@ -251,6 +256,9 @@ def test_each_run_is_dealt_to_exactly_one_of_the_schedulers(schedulers: int) -> 
         peers.see(jobs, jobs)
     for run in range(20):
         assert [peers.dealt_to(run) for peers in everyone].count(None) == 1
+        for peers in everyone:
+            hand = peers.hand()
+            assert (run % hand.of == hand.position) == (peers.dealt_to(run) is None)
 
 
 async def test_instances_of_anothers_run_are_left_to_it_until_it_is_late(
@@ -304,11 +312,15 @@ async def test_between_looks_others_runs_are_not_asked_for(
     give_runs_to(other_scheduler())
     asked = []
 
-    async def lock(session: Any, most: int, starved: Any, owners: Any) -> Any:
-        asked.append(owners.theirs)
-        return await lock_candidates(session, most, starved, owners)
+    def recorded(lock: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any) -> Any:
+            asked.append(args[-1].theirs)
+            return await lock(*args)
 
-    monkeypatch.setattr("async_scheduler.routines.redesigned.section.lock_candidates", lock)
+        return call
+
+    for lock in (lock_candidates, lock_first_with_room):
+        monkeypatch.setattr(section, lock.__name__, recorded(lock))
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = on(clock, assembly)
         await new.sweep.run_once()
@@ -332,6 +344,16 @@ async def test_between_two_sections_others_get_a_turn(airflow_db: Database) -> N
         waiting = await new.enqueue.run_once()
         assert waiting.counts == {}
         assert waiting.due_in
+
+
+def test_a_section_that_was_found_taken_is_left_alone_for_a_while() -> None:
+    courtesy = Courtesy(Peers())
+    assert courtesy.after_taken() == TAKEN_LOOK_AGAIN
+    assert courtesy.turn_in() <= 0, "how long a section takes is not known yet"
+    courtesy.after_section(10.0)
+    assert courtesy.turn_in() <= 0, "there are no others"
+    assert courtesy.after_taken() == LOOK_EVERY
+    assert 0 < courtesy.turn_in() <= 10.0 * TAKEN_REST
 
 
 @pytest.mark.parametrize("beat_ago", [0.0, 3600.0], ids=["ended", "silent"])
@@ -576,6 +598,34 @@ async def test_new_runs_are_shared_and_what_is_not_fetched_is_started(
         assert {new.peers.dealt_to(run) for run in range(8)} == {None}, "it gets no more for a while"
         clock.now += NO_STARTS_FOR
         assert {new.peers.dealt_to(run) for run in range(8)} == {None, other}
+
+
+async def test_between_looks_only_runs_in_hand_are_locked(
+    airflow_db: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    for number in range(4):
+        create_run("dag", number)
+    other_scheduler()
+    claimed = []
+
+    async def claim(*args: Any) -> Any:
+        found = await claim_startable(*args)
+        claimed.append(len(found))
+        return found
+
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await new.sweep.run_once()
+        await new.start.run_once()  # reads the dag, starts its own, and looks at the rest
+        monkeypatch.setattr("async_scheduler.routines.redesigned.start.claim_startable", claim)
+        clock.now += STARTS_LOOK_EVERY / 2
+        outcome = await new.start.run_once()
+        assert outcome.due_in == pytest.approx(STARTS_LOOK_EVERY / 2)
+        assert claimed == [0]
+        clock.now += STARTS_LOOK_EVERY / 2
+        await new.start.run_once()
+        assert claimed == [0, 0, 2]
 
 
 async def test_runs_that_another_has_locked_are_looked_at_again_soon(

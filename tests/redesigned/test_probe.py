@@ -96,6 +96,22 @@ async def test_queued_runs_are_known_to_wait_until_a_look_finds_none(airflow_db:
         assert [*seen, patient.saw_queued_runs] == [True, False, True]
 
 
+async def test_start_finds_out_that_no_queued_run_is_left(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1], max_active_runs=1))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        create_run("dag", 0)
+        await new.probe.run_once()
+        seen = []
+        for _ in range(2):  # starts it, then finds none
+            await new.start.run_once()
+            seen.append(new.probe.saw_queued_runs)
+        create_run("dag", 1)
+        await new.probe.run_once()
+        await new.start.run_once()  # it has to wait for the other one
+        assert [*seen, new.probe.saw_queued_runs] == [True, False, True]
+
+
 async def test_the_end_of_a_run_wakes_start_where_a_queued_one_was_seen(airflow_db: Database) -> None:
     write_dags(layered_dag("dag", [1]))
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:

@@ -37,7 +37,7 @@ SELECT lpad(to_hex(100 * n + t), 32, '0')::uuid, 'dag', 'l0_t' || t, 'past_' || 
 """
 HOT = (
     "queued.claim",
-    "queued.startable",
+    "queued.still_queued",
     "running.claim",
     "running.fingerprint",
     "running.examined",
@@ -150,6 +150,9 @@ def _parameters(runs: list[int], instances: list[Any]) -> dict[str, Any]:
         "old": "",
         "new": "skipped",
         "most": 100,
+        "position": 0,
+        "of": 2,
+        "room": ["dag"],
         "owners": [1],
         "theirs": False,
         "since": now,

@@ -100,7 +100,7 @@ class EnqueueTaskInstances:
         if section is None:
             log.debug("Critical section lock held by another scheduler")
             stats.incr("scheduler.critical_section_busy")
-            return Outcome({"busy": 1}, due_in=self._courtesy.taken_again_in())
+            return Outcome({"busy": 1}, due_in=self._courtesy.after_taken())
         self._courtesy.after_section(perf_counter() - entered)
         await self._hand_over()
         _report(section)

@@ -7,6 +7,8 @@ from math import inf
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
+from async_scheduler.store.queued import Hand
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
     from uuid import UUID
@@ -28,10 +30,15 @@ BUSY = 16
 """A scheduler with fewer task instances of its own in a section than this helps others."""
 STARTS_LEFT_FOR = 1.5
 """Seconds for which a run that may start is left to whom it is dealt: some probes, also on a slow machine."""
+STARTS_LOOK_EVERY = 0.5
+"""Seconds between two looks at the queued runs that are dealt to others: each locks them for a moment."""
 NO_STARTS_FOR = 10.0
 """Seconds for which no new runs are dealt to a scheduler that did not start its own in time."""
 TAKEN_LOOK_AGAIN = 0.03
 """The shortest time, in seconds, after which a section that was found taken is tried again."""
+TAKEN_REST = 0.5
+"""A section that was found taken is left alone for so many times as long as the last one took here, whoever
+asks: on average that much of it is still to come, and each try costs three round trips."""
 TURN = 1.0
 """So many times as long as a section took, others find it free. Without such turns they keep finding it taken
 and task instances wait; with longer turns they wait too."""
@@ -116,18 +123,24 @@ class Peers:
         self._late = {owner: end for owner, end in self._late.items() if owner in self.others}
         self._late.update(dict.fromkeys(owners, until))
 
-    def dealt_to(self, run: int) -> int | None:
-        """Return the other scheduler that the run with this id is dealt to, None if it is dealt to this one.
+    def hand(self) -> Hand:
+        """Return which of the runs are dealt to this scheduler."""
+        everyone = self._dealt_among()
+        return Hand(everyone.index(self._job), len(everyone))
 
-        Each gets as many as any other but for those that get none for a while, and stock ones.
-        """
-        if not self._fellows or self._job is None:
-            return None
-        now = self.clock()
-        there = [other for other in self._fellows if now >= self._dealt_none_until.get(other, 0.0)]
-        everyone = sorted((*there, self._job))
+    def dealt_to(self, run: int) -> int | None:
+        """Return the other scheduler that the run with this id is dealt to, None if to this one."""
+        everyone = self._dealt_among()
         chosen = everyone[run % len(everyone)]
         return None if chosen == self._job else chosen
+
+    def _dealt_among(self) -> list[int | None]:
+        """Each of these gets as many runs as any other; some get none for a while, stock ones never do."""
+        if not self._fellows or self._job is None:
+            return [self._job]
+        now = self.clock()
+        there = [other for other in self._fellows if now >= self._dealt_none_until.get(other, 0.0)]
+        return [*sorted((*there, self._job))]
 
     def deal_none_to(self, others: Iterable[int | None]) -> None:
         """Deal no runs to *others*, who did not fetch theirs, for a while."""
@@ -201,12 +214,13 @@ class Courtesy:
         self._took = seconds
         self._not_before = perf_counter() + TURN * seconds if self._peers.others else 0.0
 
-    def taken_again_in(self) -> float:
-        """Return the seconds after which a section that was found taken is tried again.
+    def after_taken(self) -> float:
+        """Note that a section was found taken; return the seconds after which it is tried again unasked.
 
         That is as long as one takes. Whoever is in it may have looked before what waits here was committed,
         and nobody else tells.
         """
+        self._not_before = perf_counter() + TAKEN_REST * self._took
         return min(max(TAKEN_LOOK_AGAIN, self._took), LOOK_EVERY)
 
     def sees(self, queued: int, most: int) -> int:

@@ -78,6 +78,11 @@ class Probe:
         """Whether queued runs waited at the last look; true before the first."""
         return self._seen is None or self._seen.queued_runs > 0
 
+    def note_none_queued(self) -> None:
+        """Learn from *start*, which has looked since, that no queued run waits."""
+        if self._seen is not None:
+            self._seen = self._seen._replace(queued_runs=0)
+
     async def run_once(self) -> Outcome:
         """Look once; report how many routines have work.
 

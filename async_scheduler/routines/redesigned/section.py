@@ -96,24 +96,27 @@ class CriticalSection:
         if not pools:
             return None
         others = self._courtesy.spared()
-        opening = await self._open(tx, most) if not others else None
+        ours = Owners(others, theirs=False)  # without others these are everybody's
+        opening = await self._open(tx, most, ours)
         taken = await count_occupied(tx.session) if opening is None else opening.taken
         section = self._begin(room_in(pools, taken))
         left = int(min(most, section.admission.open_slots))
-        if left <= 0 or not others or not await self._fill_leaving(tx, section, left, others):
+        if not others or left <= 0:
             await self._fill_in_order(tx, section, left, opening)
+        elif not await self._fill_leaving(tx, section, left, ours, opening):
+            await self._fill_in_order(tx, section, left)
         self._short = section.admission.open_slots <= 0 or section.admission.starved.size() > 0
         return section
 
-    async def _open(self, tx: Transaction, most: int) -> Opening | None:
-        """Read the first candidates together with what is active, where that can be and pays.
+    async def _open(self, tx: Transaction, most: int, owners: Owners) -> Opening | None:
+        """Read the first candidates of *owners* together with what is active, where that can be and pays.
 
         Not where room is short: most of the task instances locked would be so in vain.
         """
         if self._short or not dialect_of(tx.session).is_postgresql:
             return None
         started = perf_counter()
-        opening = await lock_first_with_room(tx.session, most)
+        opening = await lock_first_with_room(tx.session, most, owners)
         _time_query(started)
         return opening
 
@@ -151,14 +154,21 @@ class CriticalSection:
         section.left_over = await any_scheduled(tx.session) if waiting is None else waiting > 0
 
     async def _fill_leaving(
-        self, tx: Transaction, section: Section, left: int, others: frozenset[int]
+        self, tx: Transaction, section: Section, left: int, ours: Owners, opening: Opening | None
     ) -> bool:
-        """Queue what is not left to *others*; return False, with nothing queued, where the order decides."""
+        """Queue what is *ours*; return False, with nothing queued, where the order decides.
+
+        :param opening: the first candidates of ours, where they are known.
+        """
         admission, admitted, exhausted = section.admission.copy(), list[Candidate](), False
         while len(admitted) < left and not exhausted:
             starved, asked = admission.starved.size(), left - len(admitted)
-            ours = Owners(others, theirs=False)
-            candidates, waiting = await self._candidates(tx, section, admission, asked, ours)
+            if opening is None or starved:  # of which none would have been asked for
+                candidates, waiting = await self._candidates(tx, section, admission, asked, ours)
+            else:
+                candidates = await self._limited(tx, section, admission, opening.candidates[:asked])
+                waiting = opening.waiting if opening.candidates else None
+            opening = None
             admitted += admission.admit(candidates)
             if (waiting or 0) > section.admission.open_slots or admission.used_up > section.admission.used_up:
                 section.seen_dags.clear()  # what was read of them is in the copy
@@ -168,14 +178,13 @@ class CriticalSection:
         section.left_over = not exhausted or admission.starved.size() > 0
         await self._queue(tx, section, admitted)
         if self._courtesy.look_due(len(section.queued)):
-            await self._look_at_what_is_left(tx, section, left, others)
+            await self._look_at_what_is_left(tx, section, left, Owners(ours.schedulers, theirs=True))
         return True
 
     async def _look_at_what_is_left(
-        self, tx: Transaction, section: Section, most: int, others: frozenset[int]
+        self, tx: Transaction, section: Section, most: int, theirs: Owners
     ) -> None:
         """See whether others come for what is left to them; queue here what they do not come for."""
-        theirs = Owners(others, theirs=True)
         seen = self._courtesy.sees(len(section.queued), most)
         candidates, _ = await self._candidates(tx, section, section.admission, seen, theirs)
         could_run = section.admission.copy().admit(candidates)

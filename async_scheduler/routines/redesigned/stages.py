@@ -75,8 +75,15 @@ class RedesignedStages:
         rest = max(min(NOTHING_RUNS_EVERY, revalidate_after), settings.sweep_interval)
         alive_within = ALIVE_FOR_BEATS * conf.getfloat("scheduler", "scheduler_heartbeat_sec")
         self.sweep = self._make_sweep(alive_within, rest if probed else None)
-        self.start = StartDagRuns(sessions, self.dirty, self.plans, settings.starts_per_pass, self.peers)
         self.probe = self._make_probe(fence, alive_within)
+        self.start = StartDagRuns(
+            sessions,
+            self.dirty,
+            self.plans,
+            settings.starts_per_pass,
+            self.peers,
+            on_none_queued=self.probe.note_none_queued,
+        )
         self.schedule = ScheduleTaskInstances(
             scheduler,
             sessions,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow._shared.observability.metrics import stats
@@ -14,17 +16,24 @@ from sqlalchemy import select
 from async_scheduler.database.transaction import Sessions, Transaction, transaction
 from async_scheduler.driver.routine import Outcome
 from async_scheduler.errors import LostRace
-from async_scheduler.routines.redesigned.peers import STARTS_LEFT_FOR, Patience, Peers
+from async_scheduler.routines.redesigned.peers import (
+    STARTS_LEFT_FOR,
+    STARTS_LOOK_EVERY,
+    Patience,
+    Peers,
+)
 from async_scheduler.store.queued import (
+    ALL_RUNS,
+    Hand,
     StartableRun,
     claim_startable,
-    is_any_startable,
     lock_backfills,
+    see_queued,
     start_runs,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -40,6 +49,24 @@ TAKEN_LOOK_AGAIN, TAKEN_AT_LEAST_EVERY = 0.05, 1.0
 some of them; then after as long as they have been locked, up to the second."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one transaction started, and the dag versions for want of which it started nothing.
+
+    ``is_full`` if more runs may be left than it could claim.
+    """
+
+    started: list[Planned]
+    unplanned: set[UUID]
+    is_full: bool
+
+    def and_then(self, other: Pass) -> Pass:
+        """Return both as one."""
+        return Pass(
+            self.started + other.started, self.unplanned | other.unplanned, self.is_full or other.is_full
+        )
+
+
 class StartDagRuns:
     """Mirrors ``SchedulerJobRunner._start_queued_dagruns``.
 
@@ -47,6 +74,7 @@ class StartDagRuns:
     belongs to one, until the commit. Listeners are notified after it.
 
     :param window: how many runs one pass starts at most.
+    :param on_none_queued: called when no run waits for a start, until the probe sees one.
     """
 
     name = "start"
@@ -58,14 +86,19 @@ class StartDagRuns:
         plans: Plans,
         window: int,
         peers: Peers | None = None,
+        on_none_queued: Callable[[], None] = lambda: None,
     ) -> None:
         self._sessions = sessions
         self._dirty = dirty
         self._plans = plans
         self._window = window
+        self._on_none_queued = on_none_queued
         self._peers = peers or Peers()
         self._patience = Patience(STARTS_LEFT_FOR)
         self._now = timezone.utcnow()
+        self._looked = -inf
+        self._waits = True
+        """Whether queued runs were seen to wait."""
         self._taken_since: float | None = None
         self._room: set[str] = set()
         self._unreadable: set[str] = set()
@@ -74,48 +107,72 @@ class StartDagRuns:
     async def run_once(self) -> Outcome:
         """Start what may start; report how many runs."""
         self._room = self._dirty.take_room()
-        started, unplanned = await self._pass()
-        if unplanned:
-            # A dag seen for the first time: read outside of the transaction, then look again.
-            await self._plans.fetch(self._sessions, unplanned)
-            started, unplanned = await self._pass()
-        self._dirty.mark(run.id for run, _ in started)
-        _report_delays(started, self._now)
-        left_in = self._patience.ends_in()
-        more = bool(unplanned) or (len(started) >= self._window if left_in is None else bool(started))
+        hand = self._peers.hand()
+        done = await self._pass_of(hand)
+        look_in = None if hand.is_all or done.is_full or not self._waits else self._look_in()
+        if look_in == 0.0:
+            done, look_in = done.and_then(await self._pass_of(ALL_RUNS)), None
+            self._looked = self._patience.clock()
+        self._dirty.mark(run.id for run, _ in done.started)
+        _report_delays(done.started, self._now)
         return Outcome(
-            {"started": len(started)},
-            progressed=bool(started),
-            more=more,
-            due_in=left_in if self._taken_since is None else self._taken_again_in(self._taken_since),
+            {"started": len(done.started)},
+            progressed=bool(done.started),
+            more=bool(done.unplanned) or done.is_full,
+            due_in=_soonest(look_in, self._patience.ends_in(), self._taken_again_in()),
         )
 
-    async def _pass(self) -> tuple[list[Planned], set[UUID]]:
-        """Return what was started; nothing is while dag versions, the second part, are not at hand."""
+    def _look_in(self) -> float:
+        """Return the seconds until the runs that are dealt to others are looked at too."""
+        left = self._patience.ends_in()
+        if left == 0.0:
+            return 0.0
+        return max(0.0, self._looked + STARTS_LOOK_EVERY - self._patience.clock())
+
+    async def _pass_of(self, hand: Hand) -> Pass:
+        done = await self._pass(hand)
+        if done.unplanned:
+            # A dag seen for the first time: read outside of the transaction, then look again.
+            await self._plans.fetch(self._sessions, done.unplanned)
+            done = await self._pass(hand)
+        return done
+
+    async def _pass(self, hand: Hand) -> Pass:
+        """Start runs in *hand*; nothing is started while their dag versions are not at hand."""
         async with transaction(self._sessions) as tx:
-            claimed = await claim_startable(tx.session, self._window)
-            if claimed or not await self._are_taken(tx):
+            claimed = await claim_startable(tx.session, self._window, hand, self._room)
+            is_full = len(claimed) >= self._window
+            if claimed or not await self._are_left(tx, hand):
                 self._taken_since = None
             elif self._taken_since is None:
                 self._taken_since = self._patience.clock()
-            left = self._left_to_others(claimed)
+            self._waits |= bool(claimed)
+            left = self._left_to_others(claimed) if hand.is_all else set[int]()
             claimed = [run for run in claimed if run.id not in left]
             unplanned = {run.version for run in claimed if run.version and self._lacks_plan(run)}
-            if not unplanned:
+            if not unplanned and hand.is_all:
                 self._patience.leave(left)
             # Not before the claim: a run must not seem to overlap with the one whose place it takes.
             self._now = timezone.utcnow()
-            return ([] if unplanned else await self._start(tx, claimed, self._now)), unplanned
+            started = [] if unplanned else await self._start(tx, claimed, self._now)
+        return Pass(started, unplanned, is_full and len(claimed) > 0)
 
-    async def _are_taken(self, tx: Transaction) -> bool:
+    async def _are_left(self, tx: Transaction, hand: Hand) -> bool:
         """Whether there are runs that others have locked, where none could be claimed.
 
         Locked rows are passed over without a word, and the probe does not see them become free.
         """
-        return bool(self._peers.others) and await is_any_startable(tx.session)
+        found = await see_queued(tx.session, hand, self._room)
+        self._waits = found.waits
+        if not found.waits:
+            self._on_none_queued()
+        return bool(self._peers.others) and found.may_start
 
-    def _taken_again_in(self, since: float) -> float:
-        return min(max(TAKEN_LOOK_AGAIN, self._patience.clock() - since), TAKEN_AT_LEAST_EVERY)
+    def _taken_again_in(self) -> float | None:
+        if self._taken_since is None:
+            return None
+        since = self._patience.clock() - self._taken_since
+        return min(max(TAKEN_LOOK_AGAIN, since), TAKEN_AT_LEAST_EVERY)
 
     def _left_to_others(self, claimed: Sequence[StartableRun]) -> set[int]:
         """Return the runs that other schedulers get first, which go on with what they start.
@@ -186,3 +243,7 @@ def _report_delays(started: Sequence[Planned], now: datetime) -> None:
             and run.clear_number < 1
         ):
             stats.timing("dagrun.schedule_delay", now - run.run_after, tags={"dag_id": run.dag_id})
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    return min((one for one in seconds if one is not None), default=None)
