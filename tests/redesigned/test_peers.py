@@ -38,7 +38,7 @@ from async_scheduler.routines.redesigned.peers import (
 from async_scheduler.routines.redesigned.sweep import LEFT_FOR_LOOKS, OTHERS_EVERY, PEERS_EVERY
 from async_scheduler.store.candidates import lock_candidates, lock_first_with_room
 from async_scheduler.store.jobs import job_kind
-from async_scheduler.store.queued import claim_startable
+from async_scheduler.store.queued import Hand, claim_startable
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -626,6 +626,44 @@ async def test_between_looks_only_runs_in_hand_are_locked(
         clock.now += STARTS_LOOK_EVERY / 2
         await new.start.run_once()
         assert claimed == [0, 0, 2]
+
+
+async def test_once_the_other_has_started_what_was_left_nothing_is_waited_for(
+    airflow_db: Database, clock: Clock
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    for number in range(2):
+        create_run("dag", number)
+    other_scheduler()
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await new.sweep.run_once()
+        assert (await new.start.run_once()).due_in == pytest.approx(STARTS_LEFT_FOR)
+        with create_session() as session:
+            session.execute(update(DagRun).values(state=DagRunState.RUNNING))
+        clock.now += STARTS_LEFT_FOR
+        assert (await new.start.run_once()).due_in is None
+
+
+async def test_what_was_started_is_visited_though_the_look_at_the_rest_fails(
+    airflow_db: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    runs = [create_run("dag", number).id for number in range(2)]
+    other_scheduler()
+
+    async def claim(session: Any, most: int, hand: Hand, room: Any) -> Any:
+        if hand.is_all:
+            raise ConnectionResetError
+        return await claim_startable(session, most, hand, room)
+
+    monkeypatch.setattr("async_scheduler.routines.redesigned.start.claim_startable", claim)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await new.sweep.run_once()
+        with pytest.raises(ConnectionResetError):
+            await new.start.run_once()
+        assert [run in new.dirty for run in runs].count(True) == 1
 
 
 async def test_runs_that_another_has_locked_are_looked_at_again_soon(

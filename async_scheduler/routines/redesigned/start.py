@@ -113,8 +113,6 @@ class StartDagRuns:
         if look_in == 0.0:
             done, look_in = done.and_then(await self._pass_of(ALL_RUNS)), None
             self._looked = self._patience.clock()
-        self._dirty.mark(run.id for run, _ in done.started)
-        _report_delays(done.started, self._now)
         return Outcome(
             {"started": len(done.started)},
             progressed=bool(done.started),
@@ -135,6 +133,9 @@ class StartDagRuns:
             # A dag seen for the first time: read outside of the transaction, then look again.
             await self._plans.fetch(self._sessions, done.unplanned)
             done = await self._pass(hand)
+        # Here, not after a second transaction that may fail.
+        self._dirty.mark(run.id for run, _ in done.started)
+        _report_delays(done.started, self._now)
         return done
 
     async def _pass(self, hand: Hand) -> Pass:
@@ -165,6 +166,7 @@ class StartDagRuns:
         found = await see_queued(tx.session, hand, self._room)
         self._waits = found.waits
         if not found.waits:
+            self._patience.leave(())
             self._on_none_queued()
         return bool(self._peers.others) and found.may_start
 
