@@ -50,7 +50,7 @@ some of them; then after as long as they have been locked, up to the second."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class Starts:
     """What one transaction started, and the dag versions for want of which it started nothing.
 
     ``is_full`` if more runs may be left than it could claim.
@@ -60,9 +60,9 @@ class Pass:
     unplanned: set[UUID]
     is_full: bool
 
-    def and_then(self, other: Pass) -> Pass:
+    def and_then(self, other: Starts) -> Starts:
         """Return both as one."""
-        return Pass(
+        return Starts(
             self.started + other.started, self.unplanned | other.unplanned, self.is_full or other.is_full
         )
 
@@ -127,7 +127,7 @@ class StartDagRuns:
             return 0.0
         return max(0.0, self._looked + STARTS_LOOK_EVERY - self._patience.clock())
 
-    async def _pass_of(self, hand: Hand) -> Pass:
+    async def _pass_of(self, hand: Hand) -> Starts:
         done = await self._pass(hand)
         if done.unplanned:
             # A dag seen for the first time: read outside of the transaction, then look again.
@@ -138,7 +138,7 @@ class StartDagRuns:
         _report_delays(done.started, self._now)
         return done
 
-    async def _pass(self, hand: Hand) -> Pass:
+    async def _pass(self, hand: Hand) -> Starts:
         """Start runs in *hand*; nothing is started while their dag versions are not at hand."""
         async with transaction(self._sessions) as tx:
             claimed = await claim_startable(tx.session, self._window, hand, self._room)
@@ -156,7 +156,8 @@ class StartDagRuns:
             # Not before the claim: a run must not seem to overlap with the one whose place it takes.
             self._now = timezone.utcnow()
             started = [] if unplanned else await self._start(tx, claimed, self._now)
-        return Pass(started, unplanned, is_full and len(claimed) > 0)
+        # A window full of what is left to others would be found again.
+        return Starts(started, unplanned, is_full and bool(claimed))
 
     async def _are_left(self, tx: Transaction, hand: Hand) -> bool:
         """Whether there are runs that others have locked, where none could be claimed.
