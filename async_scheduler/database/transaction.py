@@ -80,6 +80,11 @@ class RoutineSession(Session):
         self._pending = []
         super().rollback()
 
+    def take_pending(self) -> list[Effect]:
+        """Return the effects of the current transaction, oldest first, and forget them."""
+        pending, self._pending = self._pending, []
+        return pending
+
     def take_due(self) -> list[Effect]:
         """Return the effects whose transactions have committed, oldest first, and forget them."""
         due, self._due = self._due, []
@@ -90,6 +95,24 @@ def current_session() -> RoutineSession | None:
     """Return the sync session of the transaction that the caller runs in, if any."""
     keeper = _current.get()
     return keeper if isinstance(keeper, RoutineSession) else None
+
+
+@contextmanager
+def effects_at_once(session: Session) -> Iterator[None]:
+    """Let what the block registers as effects leave the process at its end, whatever becomes of it.
+
+    For what says that something happened which a statement of *session*, of a connection that commits by
+    itself, has done already.
+    """
+    if not isinstance(session, RoutineSession):
+        raise TypeError(f"{type(session).__name__} keeps no effects")
+    token = _current.set(session)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        for effect in session.take_pending():
+            effect()
 
 
 def after_commit(effect: Effect) -> None:
@@ -167,7 +190,7 @@ async def _borrowed(sessions: Sessions) -> AsyncIterator[Transaction]:
             token = _current.set(sync_session)
             try:
                 yield Transaction(session)
-                await _finish(session.commit())
+                await finish(session.commit())
             except BaseException:
                 await _roll_back(session)
                 raise
@@ -180,16 +203,16 @@ async def _borrowed(sessions: Sessions) -> AsyncIterator[Transaction]:
             effect()
 
 
-async def _finish(commit: Coroutine[Any, Any, None]) -> None:
-    """Let *commit* end before a cancellation takes effect: else its outcome would be unknown.
+async def finish(write: Coroutine[Any, Any, T]) -> T:
+    """Let *write* end before a cancellation takes effect: else its outcome would be unknown.
 
     A task marked queued in the database whose workload was dropped here would wait for its time-out.
     The commit is a task of its own only so that a cancellation of the routine cannot reach into it; this
     function returns only when that task has ended or was given up.
     """
-    task = asyncio.ensure_future(commit)
+    task = asyncio.ensure_future(write)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=COMMIT_PATIENCE)
         if not task.done():

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from uuid import UUID
 
+    from sqlalchemy import FromClause
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.sql.selectable import LateralFromClause
 
@@ -303,9 +304,15 @@ async def mark_flagged(
 @statement
 def first_starts(dialect: Dialect) -> Select[Any]:
     """Select the earliest start among the finished task instances of each of the runs *ids*."""
-    c = INSTANCE.c
-    first = select(func.min(c.start_date)).where(of_run(), still(c.state, FINISHED)).correlate(RUN)
+    first = first_start(RUN).correlate(RUN)
     return select(RUN.c.id, first.scalar_subquery()).where(among(RUN.c.id, "ids", dialect))
+
+
+def first_start(run: FromClause) -> Select[Any]:
+    """Select the earliest start among the finished task instances of a row of *run*."""
+    c = INSTANCE.c
+    of_it = (c.dag_id == run.c.dag_id, c.run_id == run.c.run_id)
+    return select(func.min(c.start_date)).where(*of_it, still(c.state, FINISHED))
 
 
 async def first_start_dates(session: AsyncSession, ids: Sequence[int]) -> dict[int, datetime]:

@@ -63,18 +63,23 @@ def _in_hand(c: Any, dialect: Dialect) -> ColumnElement[bool]:
     return or_(counted, among(c.dag_id, "room", dialect))
 
 
-def _running() -> FromClause:
+def _running(*of: ColumnElement[bool]) -> FromClause:
     return (
         select(RUN.c.dag_id, RUN.c.backfill_id, func.count().label("running"))
-        .where(RUN.c.state == "running")
+        .where(RUN.c.state == "running", *of)
         .group_by(RUN.c.dag_id, RUN.c.backfill_id)
         .subquery("running_runs")
     )
 
 
-def _ranked(dialect: Dialect) -> FromClause:
-    """Rank the queued runs of each dag and backfill in the order of Airflow, beside the places free."""
-    running = _running()
+def _ranked(dialect: Dialect, *of: ColumnElement[bool]) -> FromClause:
+    """Rank the queued runs of each dag and backfill in the order of Airflow, beside the places free.
+
+    Left out are those of dags and backfills that have no place free, before anything is sorted: among many
+    queued runs nearly all are. With *of* only runs that meet these conditions are read, which have to hold
+    for all runs of a dag or for none.
+    """
+    running = _running(*of)
     order = (
         nulls_lead(BACKFILL_RUN.c.sort_ordinal, dialect),
         nulls_lead(RUN.c.last_scheduling_decision, dialect),
@@ -82,6 +87,7 @@ def _ranked(dialect: Dialect) -> FromClause:
         RUN.c.id,
     )
     active = func.coalesce(running.c.running, 0)
+    free = func.coalesce(BACKFILL.c.max_active_runs, DAG.c.max_active_runs) - active
     of_backfill = and_(BACKFILL_RUN.c.dag_run_id == RUN.c.id, BACKFILL_RUN.c.backfill_id == RUN.c.backfill_id)
     same = and_(
         running.c.dag_id == RUN.c.dag_id,
@@ -94,7 +100,7 @@ def _ranked(dialect: Dialect) -> FromClause:
             func.row_number()
             .over(partition_by=(RUN.c.dag_id, RUN.c.backfill_id), order_by=order)
             .label("place"),
-            (func.coalesce(BACKFILL.c.max_active_runs, DAG.c.max_active_runs) - active).label("free"),
+            free.label("free"),
             BACKFILL_RUN.c.sort_ordinal.label("ordinal"),
             RUN.c.last_scheduling_decision.label("decision"),
             active.label("active"),
@@ -108,6 +114,8 @@ def _ranked(dialect: Dialect) -> FromClause:
             RUN.c.state == "queued",
             RUN.c.run_after <= func.now(),
             func.coalesce(BACKFILL.c.is_paused, false()) == false(),
+            free > 0,
+            *of,
         )
         .subquery("ranked")
     )
@@ -121,11 +129,22 @@ def claim(dialect: Dialect) -> Select[Any]:
     So a dag with many queued runs takes only the places it can use, and the rest of the window is left to
     other dags (#49508). Two schedulers rank alike: what one has locked the other skips, not replaces.
     """
-    c = _ranked(dialect).c
+    ranked = _ranked(dialect).c
+    return _claim(ranked, dialect, _in_hand(ranked, dialect))
+
+
+@statement
+def claim_in_room(dialect: Dialect) -> Select[Any]:
+    """Do the same with the runs of the dags *room* only, and read no other."""
+    ranked = _ranked(dialect, among(RUN.c.dag_id, "room", dialect))
+    return _claim(ranked.c, dialect)
+
+
+def _claim(c: Any, dialect: Dialect, *wanted: ColumnElement[bool]) -> Select[Any]:
     order = (nulls_lead(c.ordinal, dialect), nulls_lead(c.decision, dialect), c.active, c.run_after, c.id)
     chosen = (
         select(c.id.label("id"), func.row_number().over(order_by=order).label("position"))
-        .where(c.place <= c.free, _in_hand(c, dialect))
+        .where(c.place <= c.free, *wanted)
         .order_by(*order)
         .limit(bindparam("most", type_=Integer))
         .subquery("chosen")
@@ -152,15 +171,20 @@ def claim(dialect: Dialect) -> Select[Any]:
 
 
 async def claim_startable(
-    session: AsyncSession, most: int, hand: Hand = ALL_RUNS, room: Collection[str] = ()
+    session: AsyncSession, most: int, hand: Hand | None = ALL_RUNS, room: Collection[str] = ()
 ) -> list[StartableRun]:
     """Lock queued runs that fit their limits, best first, of those in *hand* and of the dags in *room*.
+
+    Without a *hand* it is asked what these dags have, and not what all have.
 
     Mirrors ``DagRun.get_queued_dag_runs_to_set_running`` and the count that follows it in
     ``_start_queued_dagruns``. Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED, until the commit.
     """
-    parameters = {"most": most, **_dealt(hand, room)}
-    rows = await session.execute(claim(dialect_of(session)), parameters)
+    dialect = dialect_of(session)
+    if hand is None:
+        rows = await session.execute(claim_in_room(dialect), {"most": most, "room": sorted(room)})
+    else:
+        rows = await session.execute(claim(dialect), {"most": most, **_dealt(hand, room)})
     return [StartableRun._make(row) for row in rows]
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow.models.dagrun import DagRun
 from sqlalchemy import (
     CTE,
     ColumnElement,
     Integer,
+    ScalarSelect,
     Text,
+    and_,
     bindparam,
     case,
     cast,
@@ -23,10 +26,17 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy import column as new_column
+from sqlalchemy.orm import aliased
 
 from async_scheduler.store.constants import inline_constants
 from async_scheduler.store.dialect import Dialect, among, dialect_of, given, postgresql_statement
-from async_scheduler.store.instances import PackedStates, into_scheduled, is_schedulable, packed_of_run
+from async_scheduler.store.instances import (
+    PackedStates,
+    first_start,
+    into_scheduled,
+    is_schedulable,
+    packed_of_run,
+)
 from async_scheduler.store.jobs import JOB
 from async_scheduler.store.running import ClaimedRun, examinable_columns, is_examinable
 from async_scheduler.store.tables import DAG, INSTANCE, RUN
@@ -92,15 +102,8 @@ def schedule(dialect: Dialect) -> Select[Any]:
     scheduler that has given it up. Lost race: a run that somebody has locked or changed is missing from the
     result, and nothing of it was written; a task instance that somebody has is missing from its run's count.
     """
-    job_state = select(JOB.c.state).where(JOB.c.id == bindparam("job", type_=Integer)).scalar_subquery()
     seen = given((RUN.c.id, new_column("version", Text())), "seen").c
-    unchanged = (
-        select(RUN.c.id)
-        .join(seen.k0.table, seen.k0 == RUN.c.id)
-        .where(_version() == seen.k1, job_state == "running")
-        .order_by(RUN.c.id)
-        .with_for_update(of=RUN, skip_locked=True, key_share=True)
-    )
+    unchanged = _unchanged(seen, _job_state())
     # Here already: the columns of a CTE do not lead to what is in it.
     unchanged_runs = inline_constants(unchanged).cte("unchanged")
     locked = _lock_instances(unchanged_runs.c.id)
@@ -108,19 +111,36 @@ def schedule(dialect: Dialect) -> Select[Any]:
     stamped = (
         RUN.update()
         .where(RUN.c.id == unchanged_runs.c.id)
-        .values(
-            last_scheduling_decision=bindparam("now"), scheduled_by_job_id=owner, updated_at=bindparam("now")
-        )
+        .values(scheduled_by_job_id=owner, **_examined_now())
         .returning(RUN.c.id)
         .cte("stamped")
     )
     count = select(func.count()).where(locked.c.run == stamped.c.id).correlate(stamped).scalar_subquery()
-    head = select(job_state.label("job_state")).subquery("head")
+    head = select(_job_state().label("job_state")).subquery("head")
     return (
         select(head.c.job_state, stamped.c.id, count)
         .select_from(head.outerjoin(stamped, true()))
         .add_cte(_schedule_locked(locked))
     )
+
+
+def _job_state() -> ScalarSelect[Any]:
+    return select(JOB.c.state).where(JOB.c.id == bindparam("job", type_=Integer)).scalar_subquery()
+
+
+def _unchanged(seen: Any, job_state: ScalarSelect[Any], *columns: ColumnElement[Any]) -> Select[Any]:
+    """Lock those of the runs *seen*, given by id and version, that still are as they were read."""
+    return (
+        select(RUN.c.id, *columns)
+        .join(seen.k0.table, seen.k0 == RUN.c.id)
+        .where(_version() == seen.k1, job_state == "running")
+        .order_by(RUN.c.id)
+        .with_for_update(of=RUN, skip_locked=True, key_share=True)
+    )
+
+
+def _examined_now() -> dict[str, Any]:
+    return {"last_scheduling_decision": bindparam("now"), "updated_at": bindparam("now")}
 
 
 def _lock_instances(run: ColumnElement[int]) -> CTE:
@@ -181,3 +201,68 @@ async def schedule_unless_changed(
     }
     rows = (await session.execute(schedule(dialect_of(session)), parameters)).all()
     return Stamped(rows[0][0], {run: count for _, run, count in rows if run is not None})
+
+
+@postgresql_statement
+def end(dialect: Dialect) -> Select[Any]:
+    """End runs and stamp them, as ``running.close`` and ``running.touch`` do, and select what has ended.
+
+    Only runs whose row still is the version read, and for a job that is still running, whose state is in
+    every row of the result; then comes the run as it is now, and when its first task instance started where
+    that is measured. Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED in the order of ids, until the end of the
+    statement. Lost race: a run that somebody has locked or changed is missing, and was not touched.
+    """
+    seen = given((RUN.c.id, new_column("version", Text()), RUN.c.state), "seen").c
+    unchanged = _unchanged(seen, _job_state(), seen.k2.label("state"))
+    # Here already: the columns of a CTE do not lead to what is in it.
+    unchanged_runs = inline_constants(unchanged).cte("unchanged")
+    ended = (
+        RUN.update()
+        .where(RUN.c.id == unchanged_runs.c.id)
+        .values(
+            state=unchanged_runs.c.state,
+            end_date=bindparam("now"),
+            scheduled_by_job_id=bindparam("job"),
+            **_examined_now(),
+        )
+        .returning(*RUN.c)
+        .cte("ended")
+    )
+    c = ended.c
+    measured = and_(c.run_type == "scheduled", c.clear_number == 0)
+    started = case((measured, first_start(ended).correlate(ended).scalar_subquery()))
+    head = select(_job_state().label("job_state")).subquery("head")
+    return select(head.c.job_state, aliased(DagRun, ended), started).select_from(
+        head.outerjoin(ended, true())
+    )
+
+
+class Ended(NamedTuple):
+    """The state of the job that wrote, and the runs that ended, each with the first start of an instance."""
+
+    job_state: str | None
+    runs: list[tuple[DagRun, datetime | None]]
+
+
+async def end_unless_changed(
+    session: AsyncSession, verdicts: Sequence[tuple[int, str, str]], job: int, now: datetime
+) -> Ended:
+    """End runs that are as they were read; return them.
+
+    One statement, which may commit by itself, and nothing is written unless the job is running. Locks: those
+    of :func:`end`; waits for none.
+
+    :param verdicts: of each run the id, the version of its row, and the state it gets.
+    """
+    ids, versions, states = zip(*verdicts, strict=True)
+    parameters = {
+        "seen_0": list(ids),
+        "seen_1": list(versions),
+        "seen_2": list(states),
+        "job": job,
+        "now": now,
+    }
+    past_the_objects = {"populate_existing": True}  # that the session may hold
+    statement = end(dialect_of(session))
+    rows = (await session.execute(statement, parameters, execution_options=past_the_objects)).all()
+    return Ended(rows[0][0], [(run, started) for _, run, started in rows if run is not None])

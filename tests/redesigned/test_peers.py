@@ -41,6 +41,7 @@ from async_scheduler.store.jobs import job_kind
 from async_scheduler.store.queued import Hand, claim_startable
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, run_states, states, take_turns
+from tests.support.clock import Clock
 from tests.support.dags import create_run, layered_dag, write_dags
 from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled, run_until_idle
@@ -54,21 +55,6 @@ if TYPE_CHECKING:
 
 
 REDESIGNED_KIND = job_kind("redesigned")
-
-
-class Clock:
-    """A clock that is moved by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture(autouse=True)

@@ -48,11 +48,17 @@ def running(count: int = 1, layers: tuple[int, ...] = (2, 1)) -> list[int]:
     return [create_run("dag", number, state=DagRunState.RUNNING).id for number in range(count)]
 
 
-def end_all_of(run: int) -> None:
-    """Let all task instances of *run* have succeeded."""
+def give_state(run: int, state: str, tasks: str = "%") -> None:
+    """Give the task instances of *run* this state, of tasks like *tasks*."""
     with create_session() as session:
         of_it = select(DagRun.run_id).where(DagRun.id == run).scalar_subquery()
-        session.execute(update(TaskInstance).where(TaskInstance.run_id == of_it).values(state="success"))
+        chosen = (TaskInstance.run_id == of_it, TaskInstance.task_id.like(tasks))
+        session.execute(update(TaskInstance).where(*chosen).values(state=state))
+
+
+def fail_first_of(run: int) -> None:
+    """Let *run* be over once its last layer is upstream_failed: a visit under a lock writes both."""
+    give_state(run, "failed", "l0%")
 
 
 @contextmanager
@@ -232,7 +238,7 @@ async def test_when_the_rest_of_a_pass_fails_all_of_it_is_visited_again(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over, beginning = running(2)
-    end_all_of(over)
+    fail_first_of(over)
 
     async def lose(*_: Any) -> Any:
         raise LostRace("dag_run", 1)
@@ -247,7 +253,7 @@ async def test_when_the_rest_of_a_pass_fails_all_of_it_is_visited_again(
         assert over in stages(assembly).dirty
         assert beginning in stages(assembly).dirty
         assert (await visit(assembly)).counts["ended"] == 1
-    assert states() == {"success": 3, "scheduled": 2, "None": 1}
+    assert states() == {"failed": 2, "upstream_failed": 1, "scheduled": 2, "None": 1}
 
 
 async def test_a_write_whose_outcome_is_unknown_wakes_the_critical_section(
@@ -292,7 +298,7 @@ async def test_what_was_scheduled_is_queued_before_the_rest_of_the_pass_is_over(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over, beginning = running(2)
-    end_all_of(over)
+    fail_first_of(over)
     entered, let_go = asyncio.Event(), asyncio.Event()
 
     async def claim(*arguments: Any) -> Any:
@@ -309,12 +315,12 @@ async def test_what_was_scheduled_is_queued_before_the_rest_of_the_pass_is_over(
             passing = group.create_task(visit(assembly, over, beginning))
             await entered.wait()
             assert drivers["enqueue"].wakeup.is_set
-            assert states() == {"success": 3, "scheduled": 2, "None": 1}
+            assert states() == {"failed": 2, "scheduled": 2, "None": 2}
             let_go.set()
         outcome = passing.result()
         assert (outcome.counts["ended"], outcome.counts["scheduled"]) == (1, 2)
         assert "enqueue" not in (outcome.wakes or ())
-    assert run_states() == ["success", "running"]
+    assert run_states() == ["failed", "running"]
 
 
 @pytest.mark.parametrize("settings", [{"pool_size": 8}, {"pgbouncer": "true"}, {"mode": "shared_session"}])

@@ -37,6 +37,7 @@ SELECT lpad(to_hex(100 * n + t), 32, '0')::uuid, 'dag', 'l0_t' || t, 'past_' || 
 """
 HOT = (
     "queued.claim",
+    "queued.claim_in_room",
     "queued.still_queued",
     "running.claim",
     "running.fingerprint",
@@ -56,6 +57,7 @@ HOT = (
     "candidates.first_with_room",
     "unlocked.see",
     "unlocked.schedule",
+    "unlocked.end",
     "scheduled.queue",
     "scheduled.leftover",
     "waiting.waiting",
@@ -162,6 +164,7 @@ def _parameters(runs: list[int], instances: list[Any]) -> dict[str, Any]:
         "keys_3": [-1] * 3,
         "seen_0": runs,
         "seen_1": ["1"] * len(runs),
+        "seen_2": ["success"] * len(runs),
         "wanted_0": instances,
         "wanted_1": [runs[0]] * len(instances),
     }

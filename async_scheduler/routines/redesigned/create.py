@@ -60,6 +60,7 @@ class CreateDagRuns:
     :param instances: after how many new task instances a transaction ends.
     :param look_up_ahead: makes the block in which the variables of deadlines are known.
     :param turns: how many runs of one dag a transaction makes at most; None for as many as are due.
+    :param on_created: called after the commit of new runs.
     """
 
     name = "create"
@@ -73,7 +74,9 @@ class CreateDagRuns:
         instances: int,
         look_up_ahead: LookUpAhead = nullcontext,
         turns: int | None = None,
+        on_created: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_created = on_created
         self._scheduler = scheduler
         self._sessions = sessions
         self._plans = plans
@@ -94,16 +97,22 @@ class CreateDagRuns:
                 self._lift_at = monotonic() + LIFT_EVERY
             work = await find_work(tx.session)
         by_assets = await self._create_by_assets() if work.by_assets else 0
-        if not work.scheduled:
-            return Outcome({"created": by_assets}, progressed=by_assets > 0) if by_assets else NOTHING
+        created, unplanned = await self._create_due() if work.scheduled else (0, set())
+        count = created + by_assets
+        if count:
+            self._on_created()
+        elif not work.scheduled:
+            return NOTHING
+        return Outcome({"created": count}, progressed=count > 0, more=created > 0 or bool(unplanned))
+
+    async def _create_due(self) -> tuple[int, set[UUID]]:
         created, unplanned = await self._pass()
         if unplanned:
             # A dag seen for the first time: read outside of the transaction, then look again.
             await self._plans.fetch(self._sessions, unplanned)
             again, unplanned = await self._pass()
             created += again
-        count = created + by_assets
-        return Outcome({"created": count}, progressed=count > 0, more=created > 0 or bool(unplanned))
+        return created, unplanned
 
     async def _pass(self) -> tuple[int, set[UUID]]:
         """Return how many scheduled runs were created, and the dag versions that are not at hand."""

@@ -54,6 +54,7 @@ class DirtyRuns:
         self._known: dict[int, Known] = {}
         self._missed: set[int] = set()
         self._room: set[str] = set()
+        self._created = False
 
     def __len__(self) -> int:
         return len(self._marked)
@@ -199,6 +200,15 @@ class DirtyRuns:
         """Return the dags noted since the last call."""
         room, self._room = self._room, set()
         return room
+
+    def note_created(self) -> None:
+        """Note that queued runs were created here, of whatever dags."""
+        self._created = True
+
+    def take_created(self) -> bool:
+        """Return whether that was noted since the last call."""
+        created, self._created = self._created, False
+        return created
 
     def forget(self, run: int) -> None:
         """Drop everything about a run that has ended."""

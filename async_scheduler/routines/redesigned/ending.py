@@ -12,16 +12,20 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.attributes import set_committed_value
 
+from async_scheduler.database.transaction import effects_at_once
 from async_scheduler.decide.verdict import Verdict
 from async_scheduler.routines.redesigned.writing import write_ends
 from async_scheduler.store.instances import first_start_dates
+from async_scheduler.store.unlocked import end_unless_changed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from sqlalchemy.orm import Session
 
+    from async_scheduler.database.fence import Fence
     from async_scheduler.database.transaction import Transaction
     from async_scheduler.routines.redesigned.visiting import Visited
 
@@ -54,19 +58,61 @@ async def end_runs(
     found = await tx.session.scalars(select(DagRun).where(DagRun.id.in_(by_id)), execution_options=written)
     dag_runs = found.all()
     await tx.run(scheduler._stamp_team_names, dag_runs, tx.sync_session)
-    for dag_run in dag_runs:
-        one = by_id[dag_run.id]
+    announced = [(by_id[dag_run.id], dag_run, starts.get(dag_run.id)) for dag_run in dag_runs]
+    await tx.run(_announce_all, announced, tx.sync_session)
+
+
+def ends_by_itself(one: Visited) -> bool:
+    """Whether the run is over, and nothing else has to be written with its end."""
+    verdict, plan = one.outcome.verdict, one.compiled.plan
+    if verdict is None or plan.closes_upstream:
+        return False
+    changes = one.outcome.scheduled or one.outcome.emptied or one.outcome.flagged or one.outcome.expanded
+    pauses = verdict is Verdict.FAILED and plan.max_consecutive_failed_runs > 0
+    return not changes and not pauses
+
+
+async def end_unlocked(
+    tx: Transaction, over: Sequence[Visited], versions: Mapping[int, str], fence: Fence, now: datetime
+) -> list[Visited]:
+    """End those of the runs *over* that are as they were read, and do what :func:`end_runs` does then.
+
+    For runs that :func:`ends_by_itself` holds for, on a connection that commits by itself. Listeners are
+    called at once.
+
+    :param versions: of the row of each run.
+    :raises SchedulerFenced: when others have declared this scheduler dead; nothing has ended then.
+    """
+    by_id = {one.run.id: one for one in over}
+    verdicts = [(run, versions[run], _state_of(one)) for run, one in by_id.items()]
+    with fence.looking() as look:
+        ended = await end_unless_changed(tx.session, verdicts, fence.job, now)
+        look.state = ended.job_state
+    announced = [(by_id[dag_run.id], dag_run, started) for dag_run, started in ended.runs]
+    with effects_at_once(tx.sync_session):
+        await tx.run(_announce_all, announced, tx.sync_session)
+    tx.sync_session.expunge_all()  # kept, it would keep them too
+    return [one for one, _, _ in announced]
+
+
+def _state_of(one: Visited) -> str:
+    assert one.outcome.verdict is not None
+    return one.outcome.verdict.run_state
+
+
+def _is_delay_measured(one: Visited) -> bool:
+    return one.run.run_type == "scheduled" and one.run.clear_number == 0
+
+
+def _announce_all(ended: Sequence[tuple[Visited, DagRun, datetime | None]], session: Session) -> None:
+    for one, dag_run, first_start in ended:
         try:
-            await tx.run(_announce, dag_run, one, starts.get(dag_run.id), tx.sync_session)
+            _announce(dag_run, one, first_start, session)
         except DBAPIError:
             raise
         # As in _schedule_all_dag_runs: what one run's end raises is logged, the others go on.
         except Exception:
             log.exception("Error scheduling DAG run %s of %s", one.run.run_id, one.run.dag_id)
-
-
-def _is_delay_measured(one: Visited) -> bool:
-    return one.run.run_type == "scheduled" and one.run.clear_number == 0
 
 
 def _announce(dag_run: Any, one: Visited, first_start: datetime | None, session: Any) -> None:

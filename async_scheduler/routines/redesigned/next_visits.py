@@ -62,8 +62,8 @@ class NextVisits:
             if dirty.remember(one.run.id, _known(one)) and one.compiled.plan.has_past:
                 self._mark_following(one.run.id)
             if one.run.id in ended:
-                dirty.note_room(one.run.dag_id)
-            elif one.outcome.unsettled or not done.complete:
+                continue
+            if one.outcome.unsettled or not done.complete:
                 dirty.mark([one.run.id])
             else:
                 self._plan_by_time(one, done.now)

@@ -128,19 +128,27 @@ class ScheduleTaskInstances:
         except BaseException as error:
             self._dirty.mark(done.ids)
             self._next.put_off(done)
+            # What has ended without a lock is committed, and not found again.
+            self._note_ended(done)
             done.lost_race = isinstance(error, LostRace)
             if not done.lost_race:
                 raise
             return False
         try:
+            self._note_ended(done)
             changed = await self._follow_up(done)
-            self._flags.doubt(run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES)
             done.lifted = await self._flags.correct(unlocked.sessions if unlocked else None)
         except BaseException:
             # Committed, but not followed up: a look too many costs little, one too few a long time.
             self._dirty.mark(done.ids)
             raise
         return changed
+
+    def _note_ended(self, done: Pass) -> None:
+        """Note what the end of a run may make room for; it does no harm where none has ended."""
+        for run in done.ended:
+            self._dirty.note_room(run.dag_id)
+        self._flags.doubt(run.dag_id for run in done.ended if run.run_type in COUNTED_RUN_TYPES)
 
     async def _visit_in_one_transaction(self, done: Pass, ids: Sequence[int]) -> None:
         async with transaction(self._sessions) as tx:
@@ -168,7 +176,7 @@ class ScheduleTaskInstances:
         await end_runs(
             tx, [one for one in over if not one.compiled.plan.closes_upstream], done.now, self._scheduler
         )
-        done.ended = [one.run for one in over]
+        done.ended += [one.run for one in over]
         upstream = sorted(one.run.id for one in over if one.compiled.plan.closes_upstream)
         if upstream:
             await self._handover.close(tx, upstream)
@@ -227,7 +235,10 @@ class ScheduleTaskInstances:
         due_in = _sooner(self._dirty.due_in(timezone.utcnow()), self._flags.due_in)
         if done.lost_race:
             counts = {"lost_race": 1, **({"scheduled": done.announced} if done.announced else {})}
-            return Outcome(counts, progressed=done.announced > 0, more=True, due_in=due_in, wakes=())
+            wakes = ["start"] if done.ended and self._runs_wait() else []
+            return Outcome(
+                counts, progressed=bool(done.announced or wakes), more=True, due_in=due_in, wakes=tuple(wakes)
+            )
         counts = {
             "examined": len(done.visited) + len(done.handed_over),
             "handed_over": len(done.handed_over),

@@ -138,6 +138,7 @@ class RedesignedStages:
             self._settings.dags_per_creation,
             self._settings.instances_per_creation,
             look_up_ahead,
+            on_created=self.dirty.note_created,
         )
 
     def executor(self, name: str, port: ExecutorPort, view: ExecutorView) -> RunExecutorInSets:

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 Planned = tuple[StartableRun, "CompiledDag"]
 
+LOOK_AT_ALL_EVERY = 0.5
+"""Seconds between two looks at all queued runs while runs end here and others take their places: in between
+it is asked only what the dags have whose run has ended. What else may start waits so long at most."""
 TAKEN_LOOK_AGAIN, TAKEN_AT_LEAST_EVERY = 0.05, 1.0
 """Seconds after which queued runs are looked at again that another scheduler has locked, for it may leave
 some of them; then after as long as they have been locked, up to the second."""
@@ -67,8 +70,14 @@ class Starts:
         )
 
 
+NO_STARTS = Starts([], set(), is_full=False)
+
+
 class StartDagRuns:
     """Mirrors ``SchedulerJobRunner._start_queued_dagruns``.
+
+    A pass after the end of a run looks only at the queued runs of its dag, as long as it is not time to look
+    at all of them.
 
     Locks: ``dag_run`` NO KEY UPDATE SKIP LOCKED for one window, ``backfill`` UPDATE SKIP LOCKED where a run
     belongs to one, until the commit. Listeners are notified after it.
@@ -97,6 +106,9 @@ class StartDagRuns:
         self._patience = Patience(STARTS_LEFT_FOR)
         self._now = timezone.utcnow()
         self._looked = -inf
+        self._looked_at_all = -inf
+        self._busy = False
+        """Whether runs that ended here have been followed by others since."""
         self._waits = True
         """Whether queued runs were seen to wait."""
         self._taken_since: float | None = None
@@ -106,19 +118,36 @@ class StartDagRuns:
 
     async def run_once(self) -> Outcome:
         """Start what may start; report how many runs."""
-        self._room = self._dirty.take_room()
-        hand = self._peers.hand()
-        done = await self._pass_of(hand)
-        look_in = None if hand.is_all or done.is_full or not self._waits else self._look_in()
-        if look_in == 0.0:
-            done, look_in = done.and_then(await self._pass_of(ALL_RUNS)), None
-            self._looked = self._patience.clock()
+        self._room, created = self._dirty.take_room(), self._dirty.take_created()
+        all_in = self._looked_at_all + LOOK_AT_ALL_EVERY - self._patience.clock()
+        if created or all_in <= 0 or not (self._room or self._busy):
+            done, look_in = await self._look_at_all()
+            self._busy = False
+        else:
+            done = await self._pass_of(None) if self._room else NO_STARTS
+            look_in = all_in
+            self._busy = (self._busy or bool(done.started)) and not (done.is_full or done.unplanned)
         return Outcome(
             {"started": len(done.started)},
             progressed=bool(done.started),
             more=bool(done.unplanned) or done.is_full,
-            due_in=_soonest(look_in, self._patience.ends_in(), self._taken_again_in()),
+            due_in=look_in,
         )
+
+    async def _look_at_all(self) -> tuple[Starts, float | None]:
+        """Start those in hand of all queued runs, and those of others if it is time to.
+
+        Return what was started and the seconds after which to look again unasked.
+        """
+        hand = self._peers.hand()
+        is_time = not hand.is_all and self._look_in() == 0.0
+        done = await self._pass_of(hand, alone=not (is_time and self._waits))
+        self._looked_at_all = self._patience.clock()
+        look_in = None if hand.is_all or done.is_full or not self._waits else self._look_in()
+        if look_in == 0.0:
+            done, look_in = done.and_then(await self._pass_of(ALL_RUNS)), None
+            self._looked = self._patience.clock()
+        return done, _soonest(look_in, self._patience.ends_in(), self._taken_again_in())
 
     def _look_in(self) -> float:
         """Return the seconds until the runs that are dealt to others are looked at too."""
@@ -127,37 +156,45 @@ class StartDagRuns:
             return 0.0
         return max(0.0, self._looked + STARTS_LOOK_EVERY - self._patience.clock())
 
-    async def _pass_of(self, hand: Hand) -> Starts:
-        done = await self._pass(hand)
+    async def _pass_of(self, hand: Hand | None, *, alone: bool = True) -> Starts:
+        """Start runs in *hand*, else of the dags with room.
+
+        :param alone: whether no other pass follows that sees whether any run waits.
+        """
+        done = await self._pass(hand, alone)
         if done.unplanned:
             # A dag seen for the first time: read outside of the transaction, then look again.
             await self._plans.fetch(self._sessions, done.unplanned)
-            done = await self._pass(hand)
+            done = await self._pass(hand, alone)
         # Here, not after a second transaction that may fail.
         self._dirty.mark(run.id for run, _ in done.started)
         _report_delays(done.started, self._now)
         return done
 
-    async def _pass(self, hand: Hand) -> Starts:
-        """Start runs in *hand*; nothing is started while their dag versions are not at hand."""
+    async def _pass(self, hand: Hand | None, alone: bool) -> Starts:
+        """Do it in one transaction; start nothing while a dag version is not at hand."""
         async with transaction(self._sessions) as tx:
             claimed = await claim_startable(tx.session, self._window, hand, self._room)
             is_full = len(claimed) >= self._window
-            if claimed or not await self._are_left(tx, hand):
-                self._taken_since = None
-            elif self._taken_since is None:
-                self._taken_since = self._patience.clock()
-            self._waits |= bool(claimed)
-            left = self._left_to_others(claimed) if hand.is_all else set[int]()
+            if hand is not None and (alone or claimed):
+                await self._note_what_waits(tx, hand, claimed)
+            left = self._left_to_others(claimed) if hand == ALL_RUNS else set[int]()
             claimed = [run for run in claimed if run.id not in left]
             unplanned = {run.version for run in claimed if run.version and self._lacks_plan(run)}
-            if not unplanned and hand.is_all:
+            if not unplanned and hand == ALL_RUNS:
                 self._patience.leave(left)
             # Not before the claim: a run must not seem to overlap with the one whose place it takes.
             self._now = timezone.utcnow()
             started = [] if unplanned else await self._start(tx, claimed, self._now)
         # A window full of what is left to others would be found again.
         return Starts(started, unplanned, is_full and bool(claimed))
+
+    async def _note_what_waits(self, tx: Transaction, hand: Hand, claimed: Sequence[StartableRun]) -> None:
+        self._waits |= bool(claimed)
+        if claimed or not await self._are_left(tx, hand):
+            self._taken_since = None
+        elif self._taken_since is None:
+            self._taken_since = self._patience.clock()
 
     async def _are_left(self, tx: Transaction, hand: Hand) -> bool:
         """Whether there are runs that others have locked, where none could be claimed.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from async_scheduler.database.transaction import transaction
+from async_scheduler.database.transaction import finish, transaction
+from async_scheduler.routines.redesigned.ending import end_unlocked, ends_by_itself
 from async_scheduler.routines.redesigned.writing import stays
 from async_scheduler.store.unlocked import schedule_unless_changed, see_runs
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from async_scheduler.database.fence import Fence
-    from async_scheduler.database.transaction import Sessions
+    from async_scheduler.database.transaction import Sessions, Transaction
     from async_scheduler.decide.evaluate import Outcome
     from async_scheduler.routines.redesigned.deciding import Deciding
     from async_scheduler.routines.redesigned.passes import Pass
@@ -28,9 +29,9 @@ class UnlockedVisits:
     """Reads runs, decides about them, and writes what becomes scheduled if nobody has changed them meanwhile.
 
     Two statements, each committed by itself, where a visit under a lock takes seven round trips; and the rows
-    are locked within the second one only. Whatever else is decided – an end, a skip, an expansion – is left
-    to a visit under a lock, and so is a run of which somebody has changed or locked something in between.
-    PostgreSQL only.
+    are locked within the second one only. So is a run ended that is over, by one statement for all of a pass.
+    Whatever else is decided – a skip, an expansion, an end that pauses its dag – is left to a visit under a
+    lock, and so is a run of which somebody has changed or locked something in between. PostgreSQL only.
 
     :param sessions: commit each statement by themselves.
     :param on_scheduled: called as soon as task instances are, or may be, scheduled, with others of the pass
@@ -57,17 +58,31 @@ class UnlockedVisits:
         :raises SchedulerFenced: when others have declared this scheduler dead; nothing is written then.
         """
         async with transaction(self.sessions) as tx:
-            return await self._visit(tx.session, done)
+            return await self._visit(tx, done)
 
-    async def _visit(self, session: AsyncSession, done: Pass) -> list[int]:
+    async def _visit(self, tx: Transaction, done: Pass) -> list[int]:
+        session = tx.session
         seen = await see_runs(session, done.ids)
         done.locked += [run for run in done.ids if run not in seen]
         packed = {run: one.packed for run, one in seen.items() if one.packed is not None}
         visited = await self._deciding.decide(session, [one.run for one in seen.values()], done, packed)
         plain = [one for one in visited if _only_schedules(one.outcome)]
         whole = await self._write(session, plain, seen, done) if plain else set()
-        done.visited += [one for one in plain if one.run.id in whole]
+        over = [one for one in visited if ends_by_itself(one)]
+        if over:
+            whole |= await self._end(tx, over, seen, done)
+        done.visited += [one for one in visited if one.run.id in whole]
         return [one.run.id for one in visited if one.run.id not in whole]
+
+    async def _end(
+        self, tx: Transaction, over: Sequence[Visited], seen: dict[int, SeenRun], done: Pass
+    ) -> set[int]:
+        """Return the runs that ended."""
+        versions = {one.run.id: seen[one.run.id].version for one in over}
+        # To its end also when cancelled: nobody else would tell of what has ended.
+        ended = await finish(end_unlocked(tx, over, versions, self._fence, done.now))
+        done.ended += [one.run for one in ended]
+        return {one.run.id for one in ended}
 
     async def _write(
         self, session: AsyncSession, plain: Sequence[Visited], seen: dict[int, SeenRun], done: Pass

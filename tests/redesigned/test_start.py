@@ -1,0 +1,135 @@
+"""After the end of a run only its dag is asked for the next one, and all queued runs from time to time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.utils.state import DagRunState
+
+from async_scheduler.routines.redesigned.start import LOOK_AT_ALL_EVERY
+from async_scheduler.store.queued import claim_startable
+from tests.redesigned.test_peers import on
+from tests.redesigned.test_stages import REDESIGNED, run_states
+from tests.redesigned.test_unlocked import give_state, visit
+from tests.support.dags import create_run, layered_dag, scheduled_dag, write_dags
+from tests.support.executor import InstantExecutor
+from tests.support.scheduler import assembled
+
+if TYPE_CHECKING:
+    import pytest
+
+    from async_scheduler.assembly import Assembly
+    from tests.support.clock import Clock
+    from tests.support.postgres import Database
+
+
+def write_full_dags(*dag_ids: str) -> dict[str, int]:
+    """Store dags that may have one running run, that one and two more of each; return the first ones."""
+    write_dags(*(layered_dag(dag_id, [1], max_active_runs=1) for dag_id in dag_ids))
+    first = {}
+    for number, dag_id in enumerate(dag_ids):
+        first[dag_id] = create_run(dag_id, 10 * number, state=DagRunState.RUNNING).id
+        for later in (1, 2):
+            create_run(dag_id, 10 * number + later)
+    return first
+
+
+async def begin(assembly: Assembly, *runs: int) -> None:
+    """Let the dags be read, and all queued runs be looked at."""
+    await visit(assembly, *runs)
+    outcome = await assembly.supervisor.drivers["start"].routine.run_once()
+    assert outcome.counts == {"started": 0}
+
+
+async def end(assembly: Assembly, run: int) -> None:
+    """Let *run* be over, and this scheduler find it."""
+    give_state(run, "success")
+    assert (await visit(assembly, run)).counts["ended"] == 1
+
+
+async def test_the_end_of_a_run_lets_its_dag_be_looked_at_and_no_other(
+    airflow_db: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write_full_dags("one", "other")
+    asked: list[tuple[Any, list[str]]] = []
+
+    async def claim(session: Any, most: int, hand: Any, room: Any) -> Any:
+        asked.append((hand, sorted(room)))
+        return await claim_startable(session, most, hand, room)
+
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await begin(assembly, *first.values())
+        monkeypatch.setattr("async_scheduler.routines.redesigned.start.claim_startable", claim)
+        await end(assembly, first["one"])
+        outcome = await new.start.run_once()
+        assert outcome.counts == {"started": 1}
+        assert outcome.due_in == LOOK_AT_ALL_EVERY
+        assert asked == [(None, ["one"])]
+    assert run_states() == ["success", "running", "queued", "running", "queued", "queued"]
+
+
+async def test_what_else_may_start_is_found_within_half_a_second(airflow_db: Database, clock: Clock) -> None:
+    first = write_full_dags("one", "other")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await begin(assembly, *first.values())
+        write_dags(layered_dag("new", [1]))
+        await end(assembly, first["one"])
+        assert (await new.start.run_once()).counts == {"started": 1}
+        create_run("new", 50)  # by a user
+        outcome = await new.start.run_once()  # the probe has seen it
+        assert (outcome.counts, outcome.due_in) == ({"started": 0}, LOOK_AT_ALL_EVERY)
+        clock.now += LOOK_AT_ALL_EVERY
+        assert (await new.start.run_once()).counts == {"started": 1}
+
+
+async def test_without_ends_every_pass_looks_at_all(airflow_db: Database, clock: Clock) -> None:
+    """A run that a user queues starts at once where nothing else goes on."""
+    first = write_full_dags("one")
+    write_dags(layered_dag("new", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await begin(assembly, *first.values())
+        create_run("new", 50)
+        outcome = await new.start.run_once()
+        assert (outcome.counts, outcome.due_in) == ({"started": 1}, None)
+
+
+async def test_runs_created_here_are_looked_at_at_once(airflow_db: Database, clock: Clock) -> None:
+    first = write_full_dags("one")
+    write_dags(layered_dag("new", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await begin(assembly, *first.values())
+        await end(assembly, first["one"])
+        create_run("new", 50)
+        new.dirty.note_created()
+        assert (await new.start.run_once()).counts == {"started": 2}
+
+
+async def test_creation_notes_its_runs(airflow_db: Database) -> None:
+    write_dags(scheduled_dag("dag"))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = assembly.redesigned
+        assert new is not None
+        assert not new.dirty.take_created()
+        outcome = await assembly.supervisor.drivers["create"].routine.run_once()
+        assert new.dirty.take_created() == (outcome.counts["created"] > 0) is True
+
+
+async def test_a_window_that_was_filled_is_followed_by_a_look_at_all(
+    airflow_db: Database, clock: Clock
+) -> None:
+    """What else has room is not remembered."""
+    first = write_full_dags("one", "other")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await begin(assembly, *first.values())
+        new.start._window = 1
+        for run in first.values():
+            await end(assembly, run)
+        outcome = await new.start.run_once()
+        assert (outcome.counts, outcome.more) == ({"started": 1}, True)
+        assert (await new.start.run_once()).counts == {"started": 1}
+    assert run_states() == ["success", "running", "queued"] * 2
