@@ -69,7 +69,22 @@ async def test_the_end_of_a_run_lets_its_dag_be_looked_at_and_no_other(
     assert run_states() == ["success", "running", "queued", "running", "queued", "queued"]
 
 
-async def test_what_else_may_start_is_found_within_half_a_second(airflow_db: Database, clock: Clock) -> None:
+async def test_new_runs_of_others_are_looked_at_once_the_probe_has_seen_them(
+    airflow_db: Database, clock: Clock
+) -> None:
+    first = write_full_dags("one")
+    write_dags(layered_dag("new", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await new.probe.run_once()
+        await begin(assembly, *first.values())
+        await end(assembly, first["one"])
+        create_run("new", 50)  # by a user
+        await new.probe.run_once()
+        assert (await new.start.run_once()).counts == {"started": 2}
+
+
+async def test_what_else_may_start_is_found_within_a_second(airflow_db: Database, clock: Clock) -> None:
     first = write_full_dags("one", "other")
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = on(clock, assembly)
@@ -78,7 +93,7 @@ async def test_what_else_may_start_is_found_within_half_a_second(airflow_db: Dat
         await end(assembly, first["one"])
         assert (await new.start.run_once()).counts == {"started": 1}
         create_run("new", 50)  # by a user
-        outcome = await new.start.run_once()  # the probe has seen it
+        outcome = await new.start.run_once()
         assert (outcome.counts, outcome.due_in) == ({"started": 0}, LOOK_AT_ALL_EVERY)
         clock.now += LOOK_AT_ALL_EVERY
         assert (await new.start.run_once()).counts == {"started": 1}
@@ -104,7 +119,7 @@ async def test_runs_created_here_are_looked_at_at_once(airflow_db: Database, clo
         await begin(assembly, *first.values())
         await end(assembly, first["one"])
         create_run("new", 50)
-        new.dirty.note_created()
+        new.dirty.note_new_runs()
         assert (await new.start.run_once()).counts == {"started": 2}
 
 
@@ -113,9 +128,9 @@ async def test_creation_notes_its_runs(airflow_db: Database) -> None:
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = assembly.redesigned
         assert new is not None
-        assert not new.dirty.take_created()
+        assert not new.dirty.take_new_runs()
         outcome = await assembly.supervisor.drivers["create"].routine.run_once()
-        assert new.dirty.take_created() == (outcome.counts["created"] > 0) is True
+        assert new.dirty.take_new_runs() == (outcome.counts["created"] > 0) is True
 
 
 async def test_a_window_that_was_filled_is_followed_by_a_look_at_all(

@@ -54,7 +54,7 @@ class DirtyRuns:
         self._known: dict[int, Known] = {}
         self._missed: set[int] = set()
         self._room: set[str] = set()
-        self._created = False
+        self._new_runs = False
 
     def __len__(self) -> int:
         return len(self._marked)
@@ -201,14 +201,14 @@ class DirtyRuns:
         room, self._room = self._room, set()
         return room
 
-    def note_created(self) -> None:
-        """Note that queued runs were created here, of whatever dags."""
-        self._created = True
+    def note_new_runs(self) -> None:
+        """Note that there are new queued runs, of whatever dags."""
+        self._new_runs = True
 
-    def take_created(self) -> bool:
+    def take_new_runs(self) -> bool:
         """Return whether that was noted since the last call."""
-        created, self._created = self._created, False
-        return created
+        new_runs, self._new_runs = self._new_runs, False
+        return new_runs
 
     def forget(self, run: int) -> None:
         """Drop everything about a run that has ended."""

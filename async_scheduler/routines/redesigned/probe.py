@@ -49,6 +49,7 @@ class Probe:
     :param interval: seconds between two looks; no more than 0.15 beside a stock scheduler.
     :param alive_within: seconds since its last heartbeat for which another scheduler counts as alive.
     :param sweep_rests: whether the last sweep saw no run running.
+    :param on_new_runs: called when there are more queued runs than at the last look.
     """
 
     name = "probe"
@@ -62,7 +63,9 @@ class Probe:
         alive_within: float = 15.0,
         interval: float = 0.25,
         sweep_rests: Callable[[], bool] = lambda: False,
+        on_new_runs: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_new_runs = on_new_runs
         self._sessions = sessions
         self._fence = fence
         self._patience = patience
@@ -92,6 +95,8 @@ class Probe:
             with self._fence.looking() as at_job:
                 found = await look(tx.session, timezone.utcnow() - self._alive_within, self._fence.job)
                 at_job.state = found.job_state
+        if self._seen is not None and found.queued_runs > self._seen.queued_runs:
+            self._on_new_runs()
         wakes = tuple(dict.fromkeys(self._to_wake(found)))
         self._seen = found
         soon = min(self._interval, BESIDE_OTHERS_KIND) if self._peers.beside_others_kind else None

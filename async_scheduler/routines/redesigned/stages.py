@@ -127,6 +127,7 @@ class RedesignedStages:
             alive_within,
             self._settings.probe_interval,
             sweep_rests=lambda: self.sweep.rests,
+            on_new_runs=self.dirty.note_new_runs,
         )
 
     def create(self, look_up_ahead: LookUpAhead) -> CreateDagRuns:
@@ -138,7 +139,7 @@ class RedesignedStages:
             self._settings.dags_per_creation,
             self._settings.instances_per_creation,
             look_up_ahead,
-            on_created=self.dirty.note_created,
+            on_created=self.dirty.note_new_runs,
         )
 
     def executor(self, name: str, port: ExecutorPort, view: ExecutorView) -> RunExecutorInSets:

@@ -44,9 +44,10 @@ log = logging.getLogger(__name__)
 
 Planned = tuple[StartableRun, "CompiledDag"]
 
-LOOK_AT_ALL_EVERY = 0.5
-"""Seconds between two looks at all queued runs while runs end here and others take their places: in between
-it is asked only what the dags have whose run has ended. What else may start waits so long at most."""
+LOOK_AT_ALL_EVERY = 1.0
+"""Seconds between two looks at all queued runs while runs end here and others take their places, and none are
+new: in between it is asked only what the dags have whose run has ended. What else may start, because a user
+ended a run or raised a limit, waits so long at most."""
 TAKEN_LOOK_AGAIN, TAKEN_AT_LEAST_EVERY = 0.05, 1.0
 """Seconds after which queued runs are looked at again that another scheduler has locked, for it may leave
 some of them; then after as long as they have been locked, up to the second."""
@@ -118,9 +119,9 @@ class StartDagRuns:
 
     async def run_once(self) -> Outcome:
         """Start what may start; report how many runs."""
-        self._room, created = self._dirty.take_room(), self._dirty.take_created()
+        self._room, new_runs = self._dirty.take_room(), self._dirty.take_new_runs()
         all_in = self._looked_at_all + LOOK_AT_ALL_EVERY - self._patience.clock()
-        if created or all_in <= 0 or not (self._room or self._busy):
+        if new_runs or all_in <= 0 or not (self._room or self._busy):
             done, look_in = await self._look_at_all()
             self._busy = False
         else:
