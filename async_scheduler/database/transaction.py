@@ -35,7 +35,7 @@ ROLLBACK_PATIENCE = 10.0
 GOODBYE = 1.0
 """Seconds for a commit that is given up to let go of its connection."""
 COMMIT_PATIENCE = 5.0
-"""Seconds that a commit under way may take after its routine was cancelled."""
+"""Seconds that what :func:`finish` is given may take after its routine was cancelled."""
 
 
 class KeepsEffects(Protocol):
@@ -206,9 +206,10 @@ async def _borrowed(sessions: Sessions) -> AsyncIterator[Transaction]:
 async def finish(write: Coroutine[Any, Any, T]) -> T:
     """Let *write* end before a cancellation takes effect: else its outcome would be unknown.
 
-    A task marked queued in the database whose workload was dropped here would wait for its time-out.
-    The commit is a task of its own only so that a cancellation of the routine cannot reach into it; this
-    function returns only when that task has ended or was given up.
+    For a commit, and for a statement that commits by itself together with what follows from it. A task marked
+    queued in the database whose workload was dropped here would wait for its time-out. *write* is a task of
+    its own only so that a cancellation of the routine cannot reach into it; this function returns only when
+    that task has ended or was given up.
     """
     task = asyncio.ensure_future(write)
     try:
@@ -218,9 +219,9 @@ async def finish(write: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=GOODBYE)
-        # Whatever became of the commit: the cancellation goes on, or its task group would wait for ever.
+        # Whatever became of it: the cancellation goes on, or its task group would wait for ever.
         if task.done() and not task.cancelled() and (error := task.exception()):
-            log.warning("The commit of a cancelled pass failed: %s", type(error).__name__)
+            log.warning("The last write of a cancelled pass failed: %s", type(error).__name__)
         raise
 
 
