@@ -172,8 +172,8 @@ OPTIONS: tuple[Option, ...] = (
         "0.25",
         _number(0.01, 60, "seconds"),
         "How often the redesigned scheduler looks, with one statement for all stages, for new work that "
-        "others have made: queued runs, dags that are due, asset events, deadlines, callbacks. Beside a "
-        "stock scheduler at least every 0.15 seconds.",
+        "others have made: queued runs, dags that are due, asset events, deadlines, callbacks. Beside other "
+        "schedulers at least every 0.15 seconds while no queued run waits, beside a stock one always.",
     ),
     Option(
         "sweep_interval",

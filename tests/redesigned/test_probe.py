@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from async_scheduler.errors import SchedulerFenced
 from async_scheduler.routines.redesigned.peers import Peers
-from async_scheduler.routines.redesigned.probe import BESIDE_OTHERS_KIND, FOLLOWERS, Probe
+from async_scheduler.routines.redesigned.probe import BESIDE_OTHERS, FOLLOWERS, Probe
 from async_scheduler.routines.redesigned.stages import NOTHING_RUNS_EVERY
 from async_scheduler.settings import Settings
 from async_scheduler.store.waiting import Waiting
@@ -124,20 +124,22 @@ async def test_the_end_of_a_run_wakes_start_where_a_queued_one_was_seen(airflow_
         assert await wakes_of_an_end(new, 4) == ("start",)
 
 
-async def test_beside_a_scheduler_that_starts_whatever_it_finds_the_next_look_is_sooner(
-    airflow_db: Database,
-) -> None:
+async def test_beside_other_schedulers_the_next_look_is_sooner(airflow_db: Database) -> None:
+    """While no queued run waits; beside one that starts whatever it finds always."""
     write_dags(layered_dag("dag", [1]))
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         peers = Peers(1)
         usual, sooner = (
             Probe(assembly._sessions, assembly.fence, 0, peers, interval=every) for every in (0.25, 0.01)
         )
+        assert (await usual.run_once()).due_in is None
         peers.see({1, 2}, {1, 2})
+        assert (await usual.run_once()).due_in == BESIDE_OTHERS
+        assert (await sooner.run_once()).due_in == 0.01, "the setting is the most"
+        create_run("dag")
         assert (await usual.run_once()).due_in is None
         peers.see({1, 2, 3}, {1, 2})
-        assert (await usual.run_once()).due_in == BESIDE_OTHERS_KIND
-        assert (await sooner.run_once()).due_in == 0.01, "the setting is the most"
+        assert (await usual.run_once()).due_in == BESIDE_OTHERS
 
 
 async def test_the_sweep_rests_while_nothing_runs_until_a_look_finds_a_run(airflow_db: Database) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.utils.state import DagRunState
 
 from async_scheduler.routines.redesigned.start import LOOK_AT_ALL_EVERY
-from async_scheduler.store.queued import claim_startable
-from tests.redesigned.test_peers import on
+from async_scheduler.store.queued import ALL_RUNS, claim_startable
+from tests.redesigned.test_peers import on, other_scheduler
+from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED, run_states
 from tests.redesigned.test_unlocked import give_state, visit
 from tests.support.dags import create_run, layered_dag, scheduled_dag, write_dags
@@ -109,6 +110,29 @@ async def test_without_ends_every_pass_looks_at_all(airflow_db: Database, clock:
         create_run("new", 50)
         outcome = await new.start.run_once()
         assert (outcome.counts, outcome.due_in) == ({"started": 1}, None)
+
+
+async def test_what_was_started_is_visited_before_the_rest_is_looked_at(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    create_run("dag", 1), create_run("dag", 2)
+    other_scheduler()
+    woken = []
+
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        visits = assembly.supervisor.drivers["schedule"].wakeup
+
+        async def claim(session: Any, most: int, hand: Any, room: Any) -> Any:
+            woken.append((hand == ALL_RUNS, visits.is_set))
+            return await claim_startable(session, most, hand, room)
+
+        await new.sweep.run_once()
+        visits.clear()
+        monkeypatch.setattr("async_scheduler.routines.redesigned.start.claim_startable", claim)
+        assert (await new.start.run_once()).counts == {"started": 1}
+    assert woken == [(False, False), (False, False), (True, True)]  # the dag is read after the first
 
 
 async def test_runs_created_here_are_looked_at_at_once(airflow_db: Database, clock: Clock) -> None:

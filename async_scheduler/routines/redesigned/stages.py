@@ -83,6 +83,7 @@ class RedesignedStages:
             settings.starts_per_pass,
             self.peers,
             on_none_queued=self.probe.note_none_queued,
+            on_started=lambda: self._wake(("schedule",)),
         )
         self.schedule = ScheduleTaskInstances(
             scheduler,

@@ -85,6 +85,7 @@ class StartDagRuns:
 
     :param window: how many runs one pass starts at most.
     :param on_none_queued: called when no run waits for a start, until the probe sees one.
+    :param on_started: called as soon as runs are started, with more of the pass still to do.
     """
 
     name = "start"
@@ -97,12 +98,14 @@ class StartDagRuns:
         window: int,
         peers: Peers | None = None,
         on_none_queued: Callable[[], None] = lambda: None,
+        on_started: Callable[[], None] = lambda: None,
     ) -> None:
         self._sessions = sessions
         self._dirty = dirty
         self._plans = plans
         self._window = window
         self._on_none_queued = on_none_queued
+        self._on_started = on_started
         self._peers = peers or Peers()
         self._patience = Patience(STARTS_LEFT_FOR)
         self._now = timezone.utcnow()
@@ -169,6 +172,8 @@ class StartDagRuns:
             done = await self._pass(hand, alone)
         # Here, not after a second transaction that may fail.
         self._dirty.mark(run.id for run, _ in done.started)
+        if done.started:
+            self._on_started()
         _report_delays(done.started, self._now)
         return done
 
