@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
+from sqlalchemy import delete
 
 from async_scheduler.routines.redesigned.start import LOOK_AT_ALL_EVERY
 from async_scheduler.store.queued import ALL_RUNS, claim_startable
@@ -172,3 +175,21 @@ async def test_a_window_that_was_filled_is_followed_by_a_look_at_all(
         assert (outcome.counts, outcome.more) == ({"started": 1}, True)
         assert (await new.start.run_once()).counts == {"started": 1}
     assert run_states() == ["success", "running", "queued"] * 2
+
+
+async def test_a_dag_that_cannot_be_read_is_named_once_though_others_are_looked_at_in_between(
+    airflow_db: Database, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = write_full_dags("one")
+    write_dags(layered_dag("broken", [1]))
+    create_run("broken", 50)
+    with create_session() as session:
+        session.execute(delete(SerializedDagModel).where(SerializedDagModel.dag_id == "broken"))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await begin(assembly, *first.values())
+        await end(assembly, first["one"])
+        assert (await new.start.run_once()).counts == {"started": 1}
+        clock.now += LOOK_AT_ALL_EVERY
+        await new.start.run_once()
+    assert caplog.text.count("DAG 'broken' not found in serialized_dag table") == 1

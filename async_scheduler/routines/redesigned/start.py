@@ -118,7 +118,7 @@ class StartDagRuns:
         self._taken_since: float | None = None
         self._room: set[str] = set()
         self._unreadable: set[str] = set()
-        """The dags that the last pass could not start a run of: each is named once while that lasts."""
+        """The dags that no run could be started of: each is named once while that lasts."""
 
     async def run_once(self) -> Outcome:
         """Start what may start; report how many runs."""
@@ -191,7 +191,7 @@ class StartDagRuns:
                 self._patience.leave(left)
             # Not before the claim: a run must not seem to overlap with the one whose place it takes.
             self._now = timezone.utcnow()
-            started = [] if unplanned else await self._start(tx, claimed, self._now)
+            started = [] if unplanned else await self._start(tx, claimed, self._now, whole=hand == ALL_RUNS)
         # A window full of what is left to others would be found again.
         return Starts(started, unplanned, is_full and bool(claimed))
 
@@ -234,8 +234,10 @@ class StartDagRuns:
     def _lacks_plan(self, run: StartableRun) -> bool:
         return self._plans.get(run.version) is None and not self._plans.is_absent(run.version)
 
-    async def _start(self, tx: Transaction, claimed: Sequence[StartableRun], now: datetime) -> list[Planned]:
-        allowed = await self._allowed(tx, claimed)
+    async def _start(
+        self, tx: Transaction, claimed: Sequence[StartableRun], now: datetime, *, whole: bool
+    ) -> list[Planned]:
+        allowed = await self._allowed(tx, claimed, whole)
         if not allowed:
             return []
         ids = [run.id for run, _ in allowed]
@@ -245,7 +247,7 @@ class StartDagRuns:
             await self._notify(tx, dict(zip(ids, allowed, strict=True)))
         return allowed
 
-    async def _allowed(self, tx: Transaction, claimed: Sequence[StartableRun]) -> list[Planned]:
+    async def _allowed(self, tx: Transaction, claimed: Sequence[StartableRun], whole: bool) -> list[Planned]:
         obtained = await self._obtain(tx, claimed)
         allowed, unreadable = [], set()
         for run in claimed:
@@ -256,7 +258,9 @@ class StartDagRuns:
                 allowed.append((run, compiled))
         for dag_id in sorted(unreadable - self._unreadable):
             log.error("DAG '%s' not found in serialized_dag table", dag_id)
-        self._unreadable = unreadable
+        # A pass over some dags says nothing of the others: they are not named anew after it.
+        kept = set() if whole else self._unreadable - {run.dag_id for run, _ in allowed}
+        self._unreadable = kept | unreadable
         return allowed
 
     def _is_heard(self) -> bool:
