@@ -103,7 +103,7 @@ def schedule(dialect: Dialect) -> Select[Any]:
     result, and nothing of it was written; a task instance that somebody has is missing from its run's count.
     """
     seen = given((RUN.c.id, new_column("version", Text())), "seen").c
-    unchanged = _unchanged(seen, _job_state())
+    unchanged = _unchanged(seen)
     # Here already: the columns of a CTE do not lead to what is in it.
     unchanged_runs = inline_constants(unchanged).cte("unchanged")
     locked = _lock_instances(unchanged_runs.c.id)
@@ -128,12 +128,12 @@ def _job_state() -> ScalarSelect[Any]:
     return select(JOB.c.state).where(JOB.c.id == bindparam("job", type_=Integer)).scalar_subquery()
 
 
-def _unchanged(seen: Any, job_state: ScalarSelect[Any], *columns: ColumnElement[Any]) -> Select[Any]:
-    """Lock those of the runs *seen*, given by id and version, that still are as they were read."""
+def _unchanged(seen: Any, *columns: ColumnElement[Any]) -> Select[Any]:
+    """Lock those of the runs *seen*, by id and version, that are as they were read; none for a dead job."""
     return (
         select(RUN.c.id, *columns)
         .join(seen.k0.table, seen.k0 == RUN.c.id)
-        .where(_version() == seen.k1, job_state == "running")
+        .where(_version() == seen.k1, _job_state() == "running")
         .order_by(RUN.c.id)
         .with_for_update(of=RUN, skip_locked=True, key_share=True)
     )
@@ -213,7 +213,7 @@ def end(dialect: Dialect) -> Select[Any]:
     statement. Lost race: a run that somebody has locked or changed is missing, and was not touched.
     """
     seen = given((RUN.c.id, new_column("version", Text()), RUN.c.state), "seen").c
-    unchanged = _unchanged(seen, _job_state(), seen.k2.label("state"))
+    unchanged = _unchanged(seen, seen.k2.label("state"))
     # Here already: the columns of a CTE do not lead to what is in it.
     unchanged_runs = inline_constants(unchanged).cte("unchanged")
     ended = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,10 +39,12 @@ class Listener:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, str, int]] = []
+        self.threads: set[str] = set()
 
     @hookimpl  # type: ignore[untyped-decorator]
     def on_dag_run_success(self, dag_run: Any, msg: str) -> None:
         """Note the run, and count its task instances."""
+        self.threads.add(threading.current_thread().name)
         self.told.append((dag_run.run_id, dag_run.state, msg, len(dag_run.task_instances)))
 
 
@@ -182,6 +185,7 @@ async def test_listeners_are_told_in_their_own_thread(airflow_db: Database, list
         await visit(assembly, *runs)
         await assembly.listeners.drain()
     assert sorted(listener.told) == [(f"run_{number}", "success", "success", 3) for number in range(2)]
+    assert listener.threads == {"listeners"}
 
 
 async def test_an_end_under_way_is_told_of_though_the_pass_is_cancelled(
