@@ -161,6 +161,10 @@ class DirtyRuns:
         """Whether a visit here has seen *run*, and no sweep that it is gone."""
         return run in self._known
 
+    def will_visit(self, run: int) -> bool:
+        """Whether a visit to *run* here is asked for or under way."""
+        return run in self._marked or run in self._taken
+
     def following(self, run: int) -> int | None:
         """Return the run of the same dag that comes next after *run*, if it was visited before."""
         this = self._known[run]

@@ -105,6 +105,11 @@ class Peers:
         """Whether a scheduler is alive that does not share by these rules, such as a stock one."""
         return bool(self.others - self._fellows)
 
+    @property
+    def only_fellows(self) -> bool:
+        """Whether others are alive, and all of them share by these rules."""
+        return bool(self.others) and not self.beside_others_kind
+
     def has(self, owner: int | None) -> bool:
         """Whether a run examined last by the job *owner* is another live scheduler's."""
         return owner in self.others

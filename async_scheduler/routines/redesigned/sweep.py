@@ -163,8 +163,14 @@ class Sweep:
                 yield run
 
     def _is_lively(self, run: int, before: Seen | None, now: Seen) -> bool:
-        """Whether a run was examined since the last sweep: its own events bring visits."""
-        return self._dirty.knows(run) if before is None else before.examined_at != now.examined_at
+        """Whether a run was examined since the last sweep: its own events bring visits.
+
+        So does its start. One that nobody has examined is for the scheduler that has started it.
+        """
+        if before is not None:
+            return before.examined_at != now.examined_at
+        started_elsewhere = now.examined_by is None and self._peers.only_fellows
+        return started_elsewhere or self._dirty.knows(run) or self._dirty.will_visit(run)
 
     async def _at_work(self, session: AsyncSession) -> frozenset[int]:
         """Return the other schedulers that have examined a run since the last sweep."""
