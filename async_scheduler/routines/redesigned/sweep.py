@@ -55,7 +55,8 @@ class Sweep:
 
     A run that was examined between two sweeps, or here before its first, has events that bring further
     visits: when it has changed, it is marked only if no visit has begun until the next sweep: up to two
-    intervals after the change.
+    intervals after the change. So it is with one that is still to be examined for the first time, by this
+    scheduler or by another one that may have just started it.
 
     A change in a run of another live scheduler is that one's to find. While it is at work only some sweeps
     look at its runs. One is marked here when the other has examined none of its runs until the next look, or
