@@ -401,29 +401,28 @@ FROM serialized_dag
 WHERE serialized_dag.dag_version_id IN (__[POSTCOMPILE_versions]);
 
 -- waiting.waiting
-SELECT queued.runs, queued.last, (SELECT count(*) AS count_1
+SELECT (SELECT count(*) AS count_1
+FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false
+WHERE dag_run.state = %s AND dag_run.run_after <= now()) AS anon_1, (SELECT count(*) AS count_2
 FROM dag
-WHERE dag.is_paused = false AND dag.is_stale = false AND dag.has_import_errors = false AND dag.exceeds_max_non_backfill = false AND dag.next_dagrun_create_after <= now()) AS anon_1, (EXISTS (SELECT 1
+WHERE dag.is_paused = false AND dag.is_stale = false AND dag.has_import_errors = false AND dag.exceeds_max_non_backfill = false AND dag.next_dagrun_create_after <= now()) AS anon_2, (EXISTS (SELECT 1
 FROM asset_dag_run_queue)) OR (EXISTS (SELECT 1
 FROM asset_partition_dag_run
-WHERE asset_partition_dag_run.created_dag_run_id IS NULL)) AS anon_2, EXISTS (SELECT 1
+WHERE asset_partition_dag_run.created_dag_run_id IS NULL)) AS anon_3, EXISTS (SELECT 1
 FROM task_instance
-WHERE task_instance.state = %s) AS anon_3, EXISTS (SELECT 1
+WHERE task_instance.state = %s) AS anon_4, EXISTS (SELECT 1
 FROM deadline
-WHERE deadline.deadline_time < now() AND deadline.missed = false) AS anon_4, EXISTS (SELECT 1
+WHERE deadline.deadline_time < now() AND deadline.missed = false) AS anon_5, EXISTS (SELECT 1
 FROM callback
-WHERE callback.type = %s AND callback.state = %s) AS anon_5, EXISTS (SELECT 1
+WHERE callback.type = %s AND callback.state = %s) AS anon_6, EXISTS (SELECT 1
 FROM connection_test_request
-WHERE connection_test_request.state = %s) AS anon_6, (SELECT count(*) AS count_2
+WHERE connection_test_request.state = %s) AS anon_7, (SELECT count(*) AS count_3
 FROM job
-WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s) AS anon_7, EXISTS (SELECT dag_run.id
+WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s) AS anon_8, EXISTS (SELECT dag_run.id
 FROM dag_run USE INDEX (idx_dag_run_running_dags) INNER JOIN dag ON dag.dag_id = dag_run.dag_id
-WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false) AS anon_8, (SELECT job.state
+WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false) AS anon_9, (SELECT job.state
 FROM job
-WHERE job.id = %s) AS anon_9
-FROM (SELECT count(*) AS runs, max(dag_run.queued_at) AS last
-FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false
-WHERE dag_run.state = %s AND dag_run.run_after <= now()) AS queued;
+WHERE job.id = %s) AS anon_10;
 
 -- waits.decisions
 SELECT xcom.dag_run_id, xcom.task_id, xcom.map_index, xcom.value

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from async_scheduler.routines.redesigned.stages import RedesignedStages
     from tests.support.postgres import Database
 
+GONE = 4711
+"""The job of a scheduler that is no more."""
+
 
 async def test_a_run_that_another_one_may_have_just_started_is_left_to_it_once(airflow_db: Database) -> None:
     """To visit it here too would be to read all of it twice; nobody comes if that one has died."""
@@ -35,6 +38,19 @@ async def test_a_run_that_another_one_may_have_just_started_is_left_to_it_once(a
         marked = [(await new.sweep.run_once()).counts["marked"] for _ in range(2)]
         assert marked == [0, 1]
         assert run.id in new.dirty
+
+
+async def test_so_is_one_that_was_cleared_and_has_been_started_again(airflow_db: Database) -> None:
+    """To clear a run makes it one that nobody has examined, but leaves who did before."""
+    write_dags(layered_dag("dag", [2]))
+    create_run("dag", state=DagRunState.RUNNING)
+    other_scheduler()
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        with create_session() as session:
+            session.execute(update(DagRun).values(scheduled_by_job_id=GONE, last_scheduling_decision=None))
+        new = stages(assembly)
+        marked = [(await new.sweep.run_once()).counts["marked"] for _ in range(2)]
+    assert marked == [0, 1]
 
 
 async def test_a_run_that_another_one_has_started_and_examined_stays_with_it(airflow_db: Database) -> None:

@@ -15,7 +15,6 @@ from async_scheduler.store.waiting import Waiting, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from datetime import datetime
 
     from async_scheduler.database.fence import Fence
 
@@ -52,7 +51,7 @@ class Probe:
     :param interval: seconds between two looks; beside other schedulers no more than :data:`BESIDE_OTHERS`.
     :param alive_within: seconds since its last heartbeat for which another scheduler counts as alive.
     :param sweep_rests: whether the last sweep saw no run running.
-    :param on_new_runs: called when runs were queued since the last look.
+    :param on_new_runs: called when there are more queued runs than at the last look.
     """
 
     name = "probe"
@@ -98,7 +97,7 @@ class Probe:
             with self._fence.looking() as at_job:
                 found = await look(tx.session, timezone.utcnow() - self._alive_within, self._fence.job)
                 at_job.state = found.job_state
-        if self._seen is not None and self._are_new("queued_runs", found):
+        if self._seen is not None and found.queued_runs > self._seen.queued_runs:
             self._on_new_runs()
         wakes = tuple(dict.fromkeys(self._to_wake(found)))
         self._seen = found
@@ -117,23 +116,8 @@ class Probe:
             yield "sweep"
         now = monotonic()
         for what, routine in FOLLOWERS.items():
-            is_due = now - self._woken.get(what, 0.0) >= self._patience
-            if getattr(found, what) and (is_due or self._are_new(what, found)):
+            here = getattr(found, what)
+            changed = self._seen is None or here != getattr(self._seen, what)
+            if here and (changed or now - self._woken.get(what, 0.0) >= self._patience):
                 self._woken[what] = now
                 yield routine
-
-    def _are_new(self, what: str, found: Waiting) -> bool:
-        """Whether some of *what* may have come since the last look.
-
-        That fewer runs are queued says nothing new: some were started, here or elsewhere.
-        """
-        seen = self._seen
-        if seen is None:
-            return True
-        if what == "queued_runs":
-            return found.queued_runs > seen.queued_runs or _is_later(found.queued_last, seen.queued_last)
-        return bool(getattr(found, what) != getattr(seen, what))
-
-
-def _is_later(one: datetime | None, other: datetime | None) -> bool:
-    return one is not None and (other is None or one > other)

@@ -55,8 +55,8 @@ class Sweep:
 
     A run that was examined between two sweeps, or here before its first, has events that bring further
     visits: when it has changed, it is marked only if no visit has begun until the next sweep: up to two
-    intervals after the change. So it is with one that is still to be examined for the first time, by this
-    scheduler or by another one that may have just started it.
+    intervals after the change. So it is with one whose first visit is under way here, and with one that
+    nobody has examined yet where all other schedulers share by these rules: one may have just started it.
 
     A change in a run of another live scheduler is that one's to find. While it is at work only some sweeps
     look at its runs. One is marked here when the other has examined none of its runs until the next look, or
@@ -166,11 +166,11 @@ class Sweep:
     def _is_lively(self, run: int, before: Seen | None, now: Seen) -> bool:
         """Whether a run was examined since the last sweep: its own events bring visits.
 
-        So does its start. One that nobody has examined is for the scheduler that has started it.
+        So does its start. One that nobody has examined since is for the scheduler that has started it.
         """
         if before is not None:
             return before.examined_at != now.examined_at
-        started_elsewhere = now.examined_by is None and self._peers.only_fellows
+        started_elsewhere = now.examined_at is None and self._peers.only_fellows
         return started_elsewhere or self._dirty.knows(run) or self._dirty.will_visit(run)
 
     async def _at_work(self, session: AsyncSession) -> frozenset[int]:
