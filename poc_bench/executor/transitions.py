@@ -15,12 +15,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    ARRAY,
     ColumnClause,
+    ColumnElement,
     DateTime,
     Float,
     Integer,
     String,
     Uuid,
+    any_,
+    cast,
     column,
     delete,
     extract,
@@ -132,9 +136,10 @@ class Writer:
 
     def _mark_running(self, connection: Connection, rows: Sequence[Row]) -> None:
         now = self._now()
+        ids = [row.id for row in rows]
         connection.execute(
             update(TI)
-            .where(TI.c.id.in_([row.id for row in rows]))
+            .where(_is_among(connection, ids))
             .values(
                 state="running",
                 start_date=now,
@@ -148,7 +153,7 @@ class Writer:
                 retry_reason=None,
             )
         )
-        self._log(connection, rows, "running", now)
+        self._log(connection, ids, "running", now)
 
     def _mark_ended(self, connection: Connection, rows: Sequence[Row], state: str) -> None:
         if not rows:
@@ -162,10 +167,10 @@ class Writer:
             "next_method": None,
         }
         ids = [row.id for row in rows]
-        connection.execute(update(TI).where(TI.c.id.in_(ids)).values(ended))
+        connection.execute(update(TI).where(_is_among(connection, ids)).values(ended))
+        self._log(connection, ids, state, now)
         if state == "up_for_retry":
-            self._archive(connection, ids)
-        self._log(connection, rows, state, now)
+            self._archive(connection, ids)  # gives them other ids
 
     def _archive(self, connection: Connection, ids: Sequence[Any]) -> None:
         """Copy the try to the history and give the row a new id. Source: ``prepare_db_for_next_try``."""
@@ -183,11 +188,18 @@ class Writer:
         for old in ids:
             connection.execute(update(TI).where(TI.c.id == old).values(id=uuid7()))
 
-    def _log(self, connection: Connection, rows: Sequence[Row], event: str, now: datetime) -> None:
-        # Compiled once: with the rows as its values it would be compiled for each batch, at more cost than
-        # all the rest.
-        extra = json.dumps({"host_name": HOSTNAME})
-        connection.execute(insert(LOG), [_log_row(row, event, now, extra) for row in rows])
+    def _log(self, connection: Connection, ids: Sequence[Any], event: str, now: datetime) -> None:
+        # Copied by the server: as values, row by row, they cost the simulator more than all the rest.
+        copied = ("dag_id", "task_id", "run_id", "map_index", "try_number")
+        written: dict[str, ColumnElement[Any]] = {
+            "dttm": literal(now, DateTime(timezone=True)),
+            "event": literal(event),
+            "owner": literal("airflow"),
+            "extra": literal(json.dumps({"host_name": HOSTNAME})),
+        }
+        columns: list[ColumnElement[Any]] = [*written.values(), *(TI.c[name] for name in copied)]
+        source = select(*columns).where(_is_among(connection, ids))
+        connection.execute(insert(LOG).from_select([*written, *copied], source))
 
     def _backend_pid(self) -> int | None:
         if self._engine.dialect.name != "postgresql":
@@ -198,10 +210,17 @@ class Writer:
 
 def _lock(connection: Connection, ids: Collection[Any]) -> list[Row]:
     columns = (TI.c[name] for name in Row.__dataclass_fields__)
-    query = select(*columns).where(TI.c.id.in_(list(ids))).order_by(TI.c.id)
+    query = select(*columns).where(_is_among(connection, ids)).order_by(TI.c.id)
     if connection.dialect.name != "sqlite":
         query = query.with_for_update(skip_locked=True)
     return [Row(*row) for row in connection.execute(query)]
+
+
+def _is_among(connection: Connection, ids: Collection[Any]) -> ColumnElement[bool]:
+    if connection.dialect.name == "postgresql":
+        # One parameter: a list of them is rendered anew for each batch.
+        return TI.c.id == any_(cast(literal([str(one) for one in ids], ARRAY(String())), ARRAY(Uuid())))
+    return TI.c.id.in_(list(ids))
 
 
 def _seconds_since_start(connection: Connection, now: datetime) -> Any:
@@ -215,20 +234,6 @@ def _seconds_since_start(connection: Connection, now: datetime) -> Any:
 
 
 _MICROSECOND: ColumnClause[Any] = column("MICROSECOND", is_literal=True)
-
-
-def _log_row(row: Row, event: str, now: datetime, extra: str) -> dict[str, Any]:
-    return {
-        "dttm": now,
-        "dag_id": row.dag_id,
-        "task_id": row.task_id,
-        "run_id": row.run_id,
-        "map_index": row.map_index,
-        "try_number": row.try_number,
-        "event": event,
-        "owner": "airflow",
-        "extra": extra,
-    }
 
 
 def _task_map(row: Row, length: int) -> dict[str, Any]:
