@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class StartableRun(NamedTuple):
-    """A queued run whose row this transaction has locked and that fits its dag's or backfill's limit."""
+    """A queued run whose row this transaction has locked and that fits its dag's or backfill's limit.
+
+    ``eligible`` is how many runs could have been claimed with it, itself among them, had nobody locked any.
+    """
 
     id: int
     dag_id: str
@@ -33,6 +36,7 @@ class StartableRun(NamedTuple):
     bundle_version: str | None
     created_version: UUID | None
     latest_version: UUID | None
+    eligible: int
 
     @property
     def version(self) -> UUID | None:
@@ -143,7 +147,11 @@ def claim_in_room(dialect: Dialect) -> Select[Any]:
 def _claim(c: Any, dialect: Dialect, *wanted: ColumnElement[bool]) -> Select[Any]:
     order = (nulls_lead(c.ordinal, dialect), nulls_lead(c.decision, dialect), c.active, c.run_after, c.id)
     chosen = (
-        select(c.id.label("id"), func.row_number().over(order_by=order).label("position"))
+        select(
+            c.id.label("id"),
+            func.row_number().over(order_by=order).label("position"),
+            func.count().over().label("eligible"),
+        )
         .where(c.place <= c.free, *wanted)
         .order_by(*order)
         .limit(bindparam("most", type_=Integer))
@@ -162,6 +170,7 @@ def _claim(c: Any, dialect: Dialect, *wanted: ColumnElement[bool]) -> Select[Any
             RUN.c.bundle_version,
             RUN.c.created_dag_version_id,
             latest_version().scalar_subquery(),
+            chosen.c.eligible,
         )
         .join(chosen, chosen.c.id == RUN.c.id)
         .where(RUN.c.state == "queued")

@@ -14,7 +14,7 @@ from async_scheduler.store.dialect import Dialect, dialect_of, statement
 from async_scheduler.store.jobs import is_alive, job_state
 from async_scheduler.store.queued import of_waiting
 from async_scheduler.store.running import due as due_runs
-from async_scheduler.store.tables import DAG, INSTANCE
+from async_scheduler.store.tables import DAG, INSTANCE, RUN
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 class Waiting(NamedTuple):
     """What waits in the database, seen without a lock; zero or false where nothing does.
 
-    ``queued_runs`` and ``due_dags`` count; the others only tell whether there is any. ``schedulers`` counts
-    those that are alive, this one among them; ``running_runs`` is true if a run may be examined, busy or not;
-    ``job_state`` is the state of this scheduler's job, None where its row is gone.
+    ``queued_runs`` and ``due_dags`` count; the others only tell whether there is any. ``queued_last`` is when
+    the last of the queued runs came, by the clock of whoever queued it. ``schedulers`` counts those that are
+    alive, this one among them; ``running_runs`` is true if a run may be examined, busy or not; ``job_state``
+    is the state of this scheduler's job, None where its row is gone.
     """
 
     queued_runs: int
+    queued_last: datetime | None
     due_dags: int
     assets: bool
     scheduled_instances: bool
@@ -50,6 +52,9 @@ def _any(*conditions: ColumnElement[bool]) -> Any:
 @statement
 def waiting(dialect: Dialect) -> Select[Any]:
     """Select what waits, as :class:`Waiting` has it. Parameters ``since`` (:func:`is_alive`) and ``job``."""
+    queued = (
+        of_waiting(func.count().label("runs"), func.max(RUN.c.queued_at).label("last")).subquery("queued").c
+    )
     due = select(func.count()).select_from(DAG).where(*due_work())
     deadline, callback, test = (
         Deadline.__table__.c,
@@ -57,7 +62,8 @@ def waiting(dialect: Dialect) -> Select[Any]:
         ConnectionTestRequest.__table__.c,
     )
     return select(
-        of_waiting(func.count()).scalar_subquery(),
+        queued.runs,
+        queued.last,
         due.scalar_subquery(),
         asset_work(),
         _any(INSTANCE.c.state == "scheduled"),

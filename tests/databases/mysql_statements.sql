@@ -252,8 +252,8 @@ WHERE backfill.id IN (__[POSTCOMPILE_ids]) ORDER BY backfill.id FOR UPDATE SKIP 
 SELECT dag_run.id, dag_run.dag_id, dag_run.run_id, dag_run.run_type, dag_run.run_after, dag_run.triggered_by, dag_run.clear_number, dag_run.backfill_id, dag_run.bundle_version, dag_run.created_dag_version_id, (SELECT dag_version.id
 FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
- LIMIT %s) AS anon_1
-FROM dag_run INNER JOIN (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position
+ LIMIT %s) AS anon_1, chosen.eligible
+FROM dag_run INNER JOIN (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position, count(*) OVER () AS eligible
 FROM (SELECT dag_run.id AS id, dag_run.dag_id AS dag_id, row_number() OVER (PARTITION BY dag_run.dag_id, dag_run.backfill_id ORDER BY backfill_dag_run.sort_ordinal, dag_run.last_scheduling_decision, dag_run.run_after, dag_run.id) AS place, coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) AS free, backfill_dag_run.sort_ordinal AS ordinal, dag_run.last_scheduling_decision AS decision, coalesce(running_runs.running, %s) AS active, dag_run.run_after AS run_after
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false LEFT OUTER JOIN backfill_dag_run ON backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id LEFT OUTER JOIN backfill ON backfill.id = backfill_dag_run.backfill_id LEFT OUTER JOIN (SELECT dag_run.dag_id AS dag_id, dag_run.backfill_id AS backfill_id, count(*) AS running
 FROM dag_run
@@ -267,8 +267,8 @@ WHERE dag_run.state = %s ORDER BY chosen.position FOR UPDATE OF dag_run SKIP LOC
 SELECT dag_run.id, dag_run.dag_id, dag_run.run_id, dag_run.run_type, dag_run.run_after, dag_run.triggered_by, dag_run.clear_number, dag_run.backfill_id, dag_run.bundle_version, dag_run.created_dag_version_id, (SELECT dag_version.id
 FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
- LIMIT %s) AS anon_1
-FROM dag_run INNER JOIN (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position
+ LIMIT %s) AS anon_1, chosen.eligible
+FROM dag_run INNER JOIN (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position, count(*) OVER () AS eligible
 FROM (SELECT dag_run.id AS id, dag_run.dag_id AS dag_id, row_number() OVER (PARTITION BY dag_run.dag_id, dag_run.backfill_id ORDER BY backfill_dag_run.sort_ordinal, dag_run.last_scheduling_decision, dag_run.run_after, dag_run.id) AS place, coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) AS free, backfill_dag_run.sort_ordinal AS ordinal, dag_run.last_scheduling_decision AS decision, coalesce(running_runs.running, %s) AS active, dag_run.run_after AS run_after
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false LEFT OUTER JOIN backfill_dag_run ON backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id LEFT OUTER JOIN backfill ON backfill.id = backfill_dag_run.backfill_id LEFT OUTER JOIN (SELECT dag_run.dag_id AS dag_id, dag_run.backfill_id AS backfill_id, count(*) AS running
 FROM dag_run
@@ -401,28 +401,29 @@ FROM serialized_dag
 WHERE serialized_dag.dag_version_id IN (__[POSTCOMPILE_versions]);
 
 -- waiting.waiting
-SELECT (SELECT count(*) AS count_1
-FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false
-WHERE dag_run.state = %s AND dag_run.run_after <= now()) AS anon_1, (SELECT count(*) AS count_2
+SELECT queued.runs, queued.last, (SELECT count(*) AS count_1
 FROM dag
-WHERE dag.is_paused = false AND dag.is_stale = false AND dag.has_import_errors = false AND dag.exceeds_max_non_backfill = false AND dag.next_dagrun_create_after <= now()) AS anon_2, (EXISTS (SELECT 1
+WHERE dag.is_paused = false AND dag.is_stale = false AND dag.has_import_errors = false AND dag.exceeds_max_non_backfill = false AND dag.next_dagrun_create_after <= now()) AS anon_1, (EXISTS (SELECT 1
 FROM asset_dag_run_queue)) OR (EXISTS (SELECT 1
 FROM asset_partition_dag_run
-WHERE asset_partition_dag_run.created_dag_run_id IS NULL)) AS anon_3, EXISTS (SELECT 1
+WHERE asset_partition_dag_run.created_dag_run_id IS NULL)) AS anon_2, EXISTS (SELECT 1
 FROM task_instance
-WHERE task_instance.state = %s) AS anon_4, EXISTS (SELECT 1
+WHERE task_instance.state = %s) AS anon_3, EXISTS (SELECT 1
 FROM deadline
-WHERE deadline.deadline_time < now() AND deadline.missed = false) AS anon_5, EXISTS (SELECT 1
+WHERE deadline.deadline_time < now() AND deadline.missed = false) AS anon_4, EXISTS (SELECT 1
 FROM callback
-WHERE callback.type = %s AND callback.state = %s) AS anon_6, EXISTS (SELECT 1
+WHERE callback.type = %s AND callback.state = %s) AS anon_5, EXISTS (SELECT 1
 FROM connection_test_request
-WHERE connection_test_request.state = %s) AS anon_7, (SELECT count(*) AS count_3
+WHERE connection_test_request.state = %s) AS anon_6, (SELECT count(*) AS count_2
 FROM job
-WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s) AS anon_8, EXISTS (SELECT dag_run.id
+WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s) AS anon_7, EXISTS (SELECT dag_run.id
 FROM dag_run USE INDEX (idx_dag_run_running_dags) INNER JOIN dag ON dag.dag_id = dag_run.dag_id
-WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false) AS anon_9, (SELECT job.state
+WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false) AS anon_8, (SELECT job.state
 FROM job
-WHERE job.id = %s) AS anon_10;
+WHERE job.id = %s) AS anon_9
+FROM (SELECT count(*) AS runs, max(dag_run.queued_at) AS last
+FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false
+WHERE dag_run.state = %s AND dag_run.run_after <= now()) AS queued;
 
 -- waits.decisions
 SELECT xcom.dag_run_id, xcom.task_id, xcom.map_index, xcom.value

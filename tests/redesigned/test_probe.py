@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from airflow.jobs.job import Job, JobState
 from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
@@ -38,7 +39,7 @@ def probe(assembly: Assembly, patience: float) -> Probe:
 
 
 def test_every_kind_of_work_has_a_routine() -> None:
-    assert {*FOLLOWERS, "schedulers", "running_runs", "job_state"} == set(Waiting._fields)
+    assert {*FOLLOWERS, "queued_last", "schedulers", "running_runs", "job_state"} == set(Waiting._fields)
 
 
 async def test_nobody_is_woken_where_nothing_waits(airflow_db: Database) -> None:
@@ -60,6 +61,30 @@ async def test_a_queued_run_wakes_its_stage_once_and_another_one_again(airflow_d
         assert (await patient.run_once()).wakes == ("start",)
         # What cannot be done yet is tried again from time to time.
         assert [(await impatient.run_once()).wakes for _ in range(2)] == [("start",)] * 2
+
+
+async def test_that_a_run_was_started_wakes_nobody_but_one_that_came_for_it_does(
+    airflow_db: Database,
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        patient, new = probe(assembly, FOR_EVER), []
+        patient._on_new_runs = lambda: new.append(1)
+        runs = [create_run("dag", number).id for number in range(3)]
+        wakes = [(await patient.run_once()).wakes]
+        for number, replaced in enumerate((False, True, False)):
+            set_run(runs[number], DagRunState.RUNNING)
+            if replaced:
+                create_run("dag", 3)
+            wakes.append((await patient.run_once()).wakes)
+    assert wakes == [("start",), (), ("start",), ()]
+    assert new == [1]
+
+
+def set_run(run: int, state: DagRunState) -> None:
+    """Give a run a state, by whomever."""
+    with create_session() as session:
+        session.execute(update(DagRun).where(DagRun.id == run).values(state=state))
 
 
 async def test_runs_of_paused_dags_wake_nobody_until_their_dag_is_unpaused(airflow_db: Database) -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from airflow.models.backfill import Backfill, BackfillDagRun
+from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
-from sqlalchemy import delete
+from sqlalchemy import delete, select, update
 
 from async_scheduler.routines.redesigned.start import LOOK_AT_ALL_EVERY
+from async_scheduler.routines.redesigned.taken import AT_LEAST_EVERY, LOOK_AGAIN, Taken
 from async_scheduler.store.queued import ALL_RUNS, claim_startable
 from tests.redesigned.test_peers import on, other_scheduler
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED, run_states
 from tests.redesigned.test_unlocked import give_state, visit
-from tests.support.dags import create_run, layered_dag, scheduled_dag, write_dags
+from tests.support.dags import EPOCH, create_run, layered_dag, scheduled_dag, write_dags
 from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled
 
 if TYPE_CHECKING:
-    import pytest
-
     from async_scheduler.assembly import Assembly
     from tests.support.clock import Clock
     from tests.support.postgres import Database
@@ -193,3 +195,87 @@ async def test_a_dag_that_cannot_be_read_is_named_once_though_others_are_looked_
         clock.now += LOOK_AT_ALL_EVERY
         await new.start.run_once()
     assert caplog.text.count("DAG 'broken' not found in serialized_dag table") == 1
+
+
+def test_what_is_locked_is_looked_at_again_ever_less_often(clock: Clock) -> None:
+    taken = Taken(clock)
+    waits = [taken.again_in()]
+    for seconds in (0.0, 0.01, 0.2, 5.0):
+        clock.now += seconds
+        taken.note(True)
+        waits.append(taken.again_in())
+    taken.note(False)
+    waits.append(taken.again_in())
+    assert waits == pytest.approx([None, LOOK_AGAIN, LOOK_AGAIN, 0.21, AT_LEAST_EVERY, None])
+
+
+@pytest.mark.parametrize("locked", ["one run", "all runs"])
+async def test_runs_that_somebody_has_locked_are_looked_at_again_soon(
+    locked: str, airflow_db: Database, clock: Clock
+) -> None:
+    """Also where others were claimed in the same pass, and where no other scheduler is alive."""
+    write_dags(layered_dag("dag", [1]))
+    runs = [create_run("dag", number).id for number in range(3)]
+    held = runs[:1] if locked == "one run" else runs
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        with create_session(scoped=False) as session:
+            session.execute(select(DagRun.id).where(DagRun.id.in_(held)).with_for_update())
+            outcomes = [await new.start.run_once() for _ in range(2)]
+        assert [sum(one.counts["started"] for one in outcomes)] == [3 - len(held)]
+        assert [one.due_in for one in outcomes] == [LOOK_AGAIN] * 2
+        assert (await new.start.run_once()).counts == {"started": len(held)}
+        assert (await new.start.run_once()).due_in is None
+
+
+async def test_runs_whose_backfill_is_locked_are_looked_at_again_soon(
+    airflow_db: Database, clock: Clock
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    backfill = put_in_backfill(create_run("dag", 0).id)
+    create_run("dag", 1)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        with create_session(scoped=False) as session:
+            session.execute(select(Backfill.id).where(Backfill.id == backfill).with_for_update())
+            outcomes = [await new.start.run_once() for _ in range(2)]
+        assert [(one.counts["started"], one.due_in) for one in outcomes] == [(1, LOOK_AGAIN), (0, LOOK_AGAIN)]
+        assert (await new.start.run_once()).counts == {"started": 1}
+        assert (await new.start.run_once()).due_in is None
+
+
+def put_in_backfill(run: int) -> int:
+    """Make a backfill of *run* and return its id."""
+    with create_session() as session:
+        made = Backfill(
+            dag_id="dag",
+            from_date=EPOCH,
+            to_date=EPOCH,
+            dag_run_conf={},
+            max_active_runs=3,
+            reprocess_behavior="none",
+        )
+        session.add(made)
+        session.flush()
+        session.execute(
+            update(DagRun).where(DagRun.id == run).values(backfill_id=made.id, run_type="backfill")
+        )
+        session.add(BackfillDagRun(backfill_id=made.id, dag_run_id=run, logical_date=EPOCH, sort_ordinal=1))
+        return int(made.id)
+
+
+async def test_a_window_of_which_more_might_start_is_not_taken_for_locked_runs(
+    airflow_db: Database, clock: Clock
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    for number in range(3):
+        create_run("dag", number)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        new.start._window = 2
+        outcomes = [await new.start.run_once() for _ in range(3)]
+        assert [(one.counts["started"], one.more, one.due_in) for one in outcomes] == [
+            (2, True, None),
+            (1, False, None),
+            (0, False, None),
+        ]

@@ -15,6 +15,7 @@ from async_scheduler.store.waiting import Waiting, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     from async_scheduler.database.fence import Fence
 
@@ -42,8 +43,10 @@ class Probe:
 
     One statement in place of one or more for each stage, so it can be made often: a run that a user or the
     API server has just queued starts within *interval*. Work that is there but cannot be done yet, such as
-    a queued run beyond its dag's limit, wakes its stage every *patience* seconds. That another scheduler came
-    or went wakes *sweep*, which sees who; so does a running run while the sweep rests. Reads only.
+    a queued run beyond its dag's limit, wakes its stage every *patience* seconds. So does a new run that does
+    not show: others were started, so that there are not more than before, and one of those that are left was
+    queued later, or by a clock that is ahead. That another scheduler came or went wakes *sweep*, which sees
+    who; so does a running run while the sweep rests. Reads only.
 
     The same statement reads the state of the scheduler's own job for the *fence*, so that hardly any other
     transaction has to.
@@ -51,7 +54,7 @@ class Probe:
     :param interval: seconds between two looks; beside other schedulers no more than :data:`BESIDE_OTHERS`.
     :param alive_within: seconds since its last heartbeat for which another scheduler counts as alive.
     :param sweep_rests: whether the last sweep saw no run running.
-    :param on_new_runs: called when there are more queued runs than at the last look.
+    :param on_new_runs: called when runs were queued since the last look.
     """
 
     name = "probe"
@@ -97,7 +100,7 @@ class Probe:
             with self._fence.looking() as at_job:
                 found = await look(tx.session, timezone.utcnow() - self._alive_within, self._fence.job)
                 at_job.state = found.job_state
-        if self._seen is not None and found.queued_runs > self._seen.queued_runs:
+        if self._seen is not None and self._are_new("queued_runs", found):
             self._on_new_runs()
         wakes = tuple(dict.fromkeys(self._to_wake(found)))
         self._seen = found
@@ -116,8 +119,24 @@ class Probe:
             yield "sweep"
         now = monotonic()
         for what, routine in FOLLOWERS.items():
-            here = getattr(found, what)
-            changed = self._seen is None or here != getattr(self._seen, what)
-            if here and (changed or now - self._woken.get(what, 0.0) >= self._patience):
+            is_due = now - self._woken.get(what, 0.0) >= self._patience
+            if getattr(found, what) and (is_due or self._are_new(what, found)):
                 self._woken[what] = now
                 yield routine
+
+    def _are_new(self, what: str, found: Waiting) -> bool:
+        """Whether some of *what* may have come since the last look.
+
+        That fewer runs are queued says nothing new: some were started, here or elsewhere. What *start* has
+        found locked it looks at again by itself.
+        """
+        seen = self._seen
+        if seen is None:
+            return True
+        if what == "queued_runs":
+            return found.queued_runs > seen.queued_runs or _is_later(found.queued_last, seen.queued_last)
+        return bool(getattr(found, what) != getattr(seen, what))
+
+
+def _is_later(one: datetime | None, other: datetime | None) -> bool:
+    return one is not None and (other is None or one > other)

@@ -22,6 +22,7 @@ from async_scheduler.routines.redesigned.peers import (
     Patience,
     Peers,
 )
+from async_scheduler.routines.redesigned.taken import Taken
 from async_scheduler.store.queued import (
     ALL_RUNS,
     Hand,
@@ -48,9 +49,6 @@ LOOK_AT_ALL_EVERY = 1.0
 """Seconds between two looks at all queued runs while runs end here and others take their places, and none are
 new: in between it is asked only what the dags have whose run has ended. What else may start, because a user
 ended a run or raised a limit, waits so long at most."""
-TAKEN_LOOK_AGAIN, TAKEN_AT_LEAST_EVERY = 0.05, 1.0
-"""Seconds after which queued runs are looked at again that another scheduler has locked, for it may leave
-some of them; then after as long as they have been locked, up to the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ class StartDagRuns:
         """Whether runs that ended here have been followed by others since."""
         self._waits = True
         """Whether queued runs were seen to wait."""
-        self._taken_since: float | None = None
+        self._taken = Taken(lambda: self._patience.clock())
         self._room: set[str] = set()
         self._unreadable: set[str] = set()
         """The dags that no run could be started of: each is named once while that lasts."""
@@ -151,7 +149,7 @@ class StartDagRuns:
         if look_in == 0.0:
             done, look_in = done.and_then(await self._pass_of(ALL_RUNS)), None
             self._looked = self._patience.clock()
-        return done, _soonest(look_in, self._patience.ends_in(), self._taken_again_in())
+        return done, _soonest(look_in, self._patience.ends_in(), self._taken.again_in())
 
     def _look_in(self) -> float:
         """Return the seconds until the runs that are dealt to others are looked at too."""
@@ -182,43 +180,35 @@ class StartDagRuns:
         async with transaction(self._sessions) as tx:
             claimed = await claim_startable(tx.session, self._window, hand, self._room)
             is_full = len(claimed) >= self._window
-            if hand is not None and (alone or claimed):
-                await self._note_what_waits(tx, hand, claimed)
+            looks = hand is not None and (alone or bool(claimed))
+            taken = hand is not None and looks and await self._are_taken(tx, hand, claimed)
             left = self._left_to_others(claimed) if hand == ALL_RUNS else set[int]()
             claimed = [run for run in claimed if run.id not in left]
             unplanned = {run.version for run in claimed if run.version and self._lacks_plan(run)}
-            if not unplanned and hand == ALL_RUNS:
+            if unplanned:
+                return Starts([], unplanned, is_full)
+            if hand == ALL_RUNS:
                 self._patience.leave(left)
+            obtained = await self._with_backfills(tx, claimed)
+            if looks:
+                self._taken.note(taken or len(obtained) < len(claimed))
             # Not before the claim: a run must not seem to overlap with the one whose place it takes.
             self._now = timezone.utcnow()
-            started = [] if unplanned else await self._start(tx, claimed, self._now, whole=hand == ALL_RUNS)
+            started = await self._start(tx, obtained, self._now, whole=hand == ALL_RUNS)
         # A window full of what is left to others would be found again.
-        return Starts(started, unplanned, is_full and bool(claimed))
+        return Starts(started, set(), is_full and bool(claimed))
 
-    async def _note_what_waits(self, tx: Transaction, hand: Hand, claimed: Sequence[StartableRun]) -> None:
-        self._waits |= bool(claimed)
-        if claimed or not await self._are_left(tx, hand):
-            self._taken_since = None
-        elif self._taken_since is None:
-            self._taken_since = self._patience.clock()
-
-    async def _are_left(self, tx: Transaction, hand: Hand) -> bool:
-        """Whether there are runs that others have locked, where none could be claimed.
-
-        Locked rows are passed over without a word, and the probe does not see them become free.
-        """
+    async def _are_taken(self, tx: Transaction, hand: Hand, claimed: Sequence[StartableRun]) -> bool:
+        """Whether others have locked runs that may start; learn whether any run waits at all."""
+        if claimed:
+            self._waits = True
+            return len(claimed) < min(claimed[0].eligible, self._window)
         found = await see_queued(tx.session, hand, self._room)
         self._waits = found.waits
         if not found.waits:
             self._patience.leave(())
             self._on_none_queued()
-        return bool(self._peers.others) and found.may_start
-
-    def _taken_again_in(self) -> float | None:
-        if self._taken_since is None:
-            return None
-        since = self._patience.clock() - self._taken_since
-        return min(max(TAKEN_LOOK_AGAIN, since), TAKEN_AT_LEAST_EVERY)
+        return found.may_start
 
     def _left_to_others(self, claimed: Sequence[StartableRun]) -> set[int]:
         """Return the runs that other schedulers get first, which go on with what they start.
@@ -237,38 +227,43 @@ class StartDagRuns:
     async def _start(
         self, tx: Transaction, claimed: Sequence[StartableRun], now: datetime, *, whole: bool
     ) -> list[Planned]:
-        allowed = await self._allowed(tx, claimed, whole)
-        if not allowed:
+        readable = self._readable(claimed, whole)
+        if not readable:
             return []
-        ids = [run.id for run, _ in allowed]
+        ids = [run.id for run, _ in readable]
         if (written := await start_runs(tx.session, ids, now)) != len(ids):
             raise LostRace("dag_run", len(ids) - written)
         if self._is_heard():
-            await self._notify(tx, dict(zip(ids, allowed, strict=True)))
-        return allowed
+            await self._notify(tx, dict(zip(ids, readable, strict=True)))
+        return readable
 
-    async def _allowed(self, tx: Transaction, claimed: Sequence[StartableRun], whole: bool) -> list[Planned]:
-        obtained = await self._obtain(tx, claimed)
-        allowed, unreadable = [], set()
+    def _readable(self, claimed: Sequence[StartableRun], whole: bool) -> list[Planned]:
+        readable, unreadable = [], set()
         for run in claimed:
             compiled = self._plans.get(run.version)
             if compiled is None:
                 unreadable.add(run.dag_id)
-            elif run.backfill_id is None or run.backfill_id in obtained:
-                allowed.append((run, compiled))
+            else:
+                readable.append((run, compiled))
         for dag_id in sorted(unreadable - self._unreadable):
             log.error("DAG '%s' not found in serialized_dag table", dag_id)
         # A pass over some dags says nothing of the others: they are not named anew after it.
-        kept = set() if whole else self._unreadable - {run.dag_id for run, _ in allowed}
+        kept = set() if whole else self._unreadable - {run.dag_id for run, _ in readable}
         self._unreadable = kept | unreadable
-        return allowed
+        return readable
 
     def _is_heard(self) -> bool:
         return bool(get_listener_manager().has_listeners)
 
-    async def _obtain(self, tx: Transaction, claimed: Sequence[StartableRun]) -> set[int]:
+    async def _with_backfills(
+        self, tx: Transaction, claimed: Sequence[StartableRun]
+    ) -> Sequence[StartableRun]:
+        """Return those that belong to no backfill, or to one whose row could be locked too."""
         wanted = {run.backfill_id for run in claimed if run.backfill_id is not None}
-        return await lock_backfills(tx.session, wanted) if wanted else set()
+        if not wanted:
+            return claimed
+        obtained = await lock_backfills(tx.session, wanted)
+        return [run for run in claimed if run.backfill_id is None or run.backfill_id in obtained]
 
     async def _notify(self, tx: Transaction, started: dict[int, Planned]) -> None:
         written = {"populate_existing": True}  # past the objects that the session may hold
