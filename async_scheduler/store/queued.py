@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class StartableRun(NamedTuple):
     """A queued run whose row this transaction has locked and that fits its dag's or backfill's limit.
 
-    ``eligible`` is how many runs could have been claimed with it, itself among them, had nobody locked any.
+    ``chosen`` is how many runs were chosen with it, itself among them: all that were not locked are claimed.
     """
 
     id: int
@@ -36,7 +36,7 @@ class StartableRun(NamedTuple):
     bundle_version: str | None
     created_version: UUID | None
     latest_version: UUID | None
-    eligible: int
+    chosen: int
 
     @property
     def version(self) -> UUID | None:
@@ -146,17 +146,14 @@ def claim_in_room(dialect: Dialect) -> Select[Any]:
 
 def _claim(c: Any, dialect: Dialect, *wanted: ColumnElement[bool]) -> Select[Any]:
     order = (nulls_lead(c.ordinal, dialect), nulls_lead(c.decision, dialect), c.active, c.run_after, c.id)
-    chosen = (
-        select(
-            c.id.label("id"),
-            func.row_number().over(order_by=order).label("position"),
-            func.count().over().label("eligible"),
-        )
+    best = (
+        select(c.id.label("id"), func.row_number().over(order_by=order).label("position"))
         .where(c.place <= c.free, *wanted)
         .order_by(*order)
         .limit(bindparam("most", type_=Integer))
-        .subquery("chosen")
+        .subquery("best")
     )
+    chosen = select(*best.c, func.count().over().label("number")).subquery("chosen")
     query = (
         select(
             RUN.c.id,
@@ -170,7 +167,7 @@ def _claim(c: Any, dialect: Dialect, *wanted: ColumnElement[bool]) -> Select[Any
             RUN.c.bundle_version,
             RUN.c.created_dag_version_id,
             latest_version().scalar_subquery(),
-            chosen.c.eligible,
+            chosen.c.number,
         )
         .join(chosen, chosen.c.id == RUN.c.id)
         .where(RUN.c.state == "queued")
@@ -227,9 +224,22 @@ def still_queued(dialect: Dialect) -> Select[bool, bool]:
     return select(of_waiting(RUN.c.id).exists(), may_start)
 
 
-async def see_queued(session: AsyncSession, hand: Hand = ALL_RUNS, room: Collection[str] = ()) -> StillQueued:
+@statement
+def still_queued_in_room(dialect: Dialect) -> Select[bool, bool]:
+    """Select the same, where only the runs of the dags *room* may start."""
+    c = _ranked(dialect, among(RUN.c.dag_id, "room", dialect)).c
+    return select(of_waiting(RUN.c.id).exists(), select(c.id).where(c.place <= c.free).exists())
+
+
+async def see_queued(
+    session: AsyncSession, hand: Hand | None = ALL_RUNS, room: Collection[str] = ()
+) -> StillQueued:
     """Return what is left for :func:`claim_startable`, now or once nobody has it locked. Locks nothing."""
-    found = await session.execute(still_queued(dialect_of(session)), _dealt(hand, room))
+    dialect = dialect_of(session)
+    if hand is None:
+        found = await session.execute(still_queued_in_room(dialect), {"room": sorted(room)})
+    else:
+        found = await session.execute(still_queued(dialect), _dealt(hand, room))
     return StillQueued._make(found.one())
 
 

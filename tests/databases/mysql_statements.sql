@@ -252,30 +252,32 @@ WHERE backfill.id IN (__[POSTCOMPILE_ids]) ORDER BY backfill.id FOR UPDATE SKIP 
 SELECT dag_run.id, dag_run.dag_id, dag_run.run_id, dag_run.run_type, dag_run.run_after, dag_run.triggered_by, dag_run.clear_number, dag_run.backfill_id, dag_run.bundle_version, dag_run.created_dag_version_id, (SELECT dag_version.id
 FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
- LIMIT %s) AS anon_1, chosen.eligible
-FROM dag_run INNER JOIN (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position, count(*) OVER () AS eligible
+ LIMIT %s) AS anon_1, chosen.number
+FROM dag_run INNER JOIN (SELECT best.id AS id, best.position AS position, count(*) OVER () AS number
+FROM (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position
 FROM (SELECT dag_run.id AS id, dag_run.dag_id AS dag_id, row_number() OVER (PARTITION BY dag_run.dag_id, dag_run.backfill_id ORDER BY backfill_dag_run.sort_ordinal, dag_run.last_scheduling_decision, dag_run.run_after, dag_run.id) AS place, coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) AS free, backfill_dag_run.sort_ordinal AS ordinal, dag_run.last_scheduling_decision AS decision, coalesce(running_runs.running, %s) AS active, dag_run.run_after AS run_after
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false LEFT OUTER JOIN backfill_dag_run ON backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id LEFT OUTER JOIN backfill ON backfill.id = backfill_dag_run.backfill_id LEFT OUTER JOIN (SELECT dag_run.dag_id AS dag_id, dag_run.backfill_id AS backfill_id, count(*) AS running
 FROM dag_run
 WHERE dag_run.state = %s GROUP BY dag_run.dag_id, dag_run.backfill_id) AS running_runs ON running_runs.dag_id = dag_run.dag_id AND coalesce(running_runs.backfill_id, %s) = coalesce(dag_run.backfill_id, %s)
 WHERE dag_run.state = %s AND dag_run.run_after <= now() AND coalesce(backfill.is_paused, false) = false AND coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) > %s) AS ranked
 WHERE ranked.place <= ranked.free AND (ranked.id %% %s = %s OR ranked.dag_id IN (__[POSTCOMPILE_room])) ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id
- LIMIT %s) AS chosen ON chosen.id = dag_run.id
+ LIMIT %s) AS best) AS chosen ON chosen.id = dag_run.id
 WHERE dag_run.state = %s ORDER BY chosen.position FOR UPDATE OF dag_run SKIP LOCKED;
 
 -- queued.claim_in_room
 SELECT dag_run.id, dag_run.dag_id, dag_run.run_id, dag_run.run_type, dag_run.run_after, dag_run.triggered_by, dag_run.clear_number, dag_run.backfill_id, dag_run.bundle_version, dag_run.created_dag_version_id, (SELECT dag_version.id
 FROM dag_version
 WHERE dag_version.dag_id = dag_run.dag_id ORDER BY dag_version.version_number DESC
- LIMIT %s) AS anon_1, chosen.eligible
-FROM dag_run INNER JOIN (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position, count(*) OVER () AS eligible
+ LIMIT %s) AS anon_1, chosen.number
+FROM dag_run INNER JOIN (SELECT best.id AS id, best.position AS position, count(*) OVER () AS number
+FROM (SELECT ranked.id AS id, row_number() OVER (ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id) AS position
 FROM (SELECT dag_run.id AS id, dag_run.dag_id AS dag_id, row_number() OVER (PARTITION BY dag_run.dag_id, dag_run.backfill_id ORDER BY backfill_dag_run.sort_ordinal, dag_run.last_scheduling_decision, dag_run.run_after, dag_run.id) AS place, coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) AS free, backfill_dag_run.sort_ordinal AS ordinal, dag_run.last_scheduling_decision AS decision, coalesce(running_runs.running, %s) AS active, dag_run.run_after AS run_after
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false LEFT OUTER JOIN backfill_dag_run ON backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id LEFT OUTER JOIN backfill ON backfill.id = backfill_dag_run.backfill_id LEFT OUTER JOIN (SELECT dag_run.dag_id AS dag_id, dag_run.backfill_id AS backfill_id, count(*) AS running
 FROM dag_run
 WHERE dag_run.state = %s AND dag_run.dag_id IN (__[POSTCOMPILE_room]) GROUP BY dag_run.dag_id, dag_run.backfill_id) AS running_runs ON running_runs.dag_id = dag_run.dag_id AND coalesce(running_runs.backfill_id, %s) = coalesce(dag_run.backfill_id, %s)
 WHERE dag_run.state = %s AND dag_run.run_after <= now() AND coalesce(backfill.is_paused, false) = false AND coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) > %s AND dag_run.dag_id IN (__[POSTCOMPILE_room])) AS ranked
 WHERE ranked.place <= ranked.free ORDER BY ranked.ordinal, ranked.decision, ranked.active, ranked.run_after, ranked.id
- LIMIT %s) AS chosen ON chosen.id = dag_run.id
+ LIMIT %s) AS best) AS chosen ON chosen.id = dag_run.id
 WHERE dag_run.state = %s ORDER BY chosen.position FOR UPDATE OF dag_run SKIP LOCKED;
 
 -- queued.start
@@ -291,6 +293,17 @@ FROM dag_run
 WHERE dag_run.state = %s GROUP BY dag_run.dag_id, dag_run.backfill_id) AS running_runs ON running_runs.dag_id = dag_run.dag_id AND coalesce(running_runs.backfill_id, %s) = coalesce(dag_run.backfill_id, %s)
 WHERE dag_run.state = %s AND dag_run.run_after <= now() AND coalesce(backfill.is_paused, false) = false AND coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) > %s) AS ranked
 WHERE ranked.place <= ranked.free AND (ranked.id %% %s = %s OR ranked.dag_id IN (__[POSTCOMPILE_room]))) AS anon_2;
+
+-- queued.still_queued_in_room
+SELECT EXISTS (SELECT dag_run.id
+FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false
+WHERE dag_run.state = %s AND dag_run.run_after <= now()) AS anon_1, EXISTS (SELECT ranked.id
+FROM (SELECT dag_run.id AS id, dag_run.dag_id AS dag_id, row_number() OVER (PARTITION BY dag_run.dag_id, dag_run.backfill_id ORDER BY backfill_dag_run.sort_ordinal, dag_run.last_scheduling_decision, dag_run.run_after, dag_run.id) AS place, coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) AS free, backfill_dag_run.sort_ordinal AS ordinal, dag_run.last_scheduling_decision AS decision, coalesce(running_runs.running, %s) AS active, dag_run.run_after AS run_after
+FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false LEFT OUTER JOIN backfill_dag_run ON backfill_dag_run.dag_run_id = dag_run.id AND backfill_dag_run.backfill_id = dag_run.backfill_id LEFT OUTER JOIN backfill ON backfill.id = backfill_dag_run.backfill_id LEFT OUTER JOIN (SELECT dag_run.dag_id AS dag_id, dag_run.backfill_id AS backfill_id, count(*) AS running
+FROM dag_run
+WHERE dag_run.state = %s AND dag_run.dag_id IN (__[POSTCOMPILE_room]) GROUP BY dag_run.dag_id, dag_run.backfill_id) AS running_runs ON running_runs.dag_id = dag_run.dag_id AND coalesce(running_runs.backfill_id, %s) = coalesce(dag_run.backfill_id, %s)
+WHERE dag_run.state = %s AND dag_run.run_after <= now() AND coalesce(backfill.is_paused, false) = false AND coalesce(backfill.max_active_runs, dag.max_active_runs) - coalesce(running_runs.running, %s) > %s AND dag_run.dag_id IN (__[POSTCOMPILE_room])) AS ranked
+WHERE ranked.place <= ranked.free) AS anon_2;
 
 -- running.claim
 SELECT dag_run.id, dag_run.dag_id, dag_run.run_id, dag_run.run_type, dag_run.logical_date, dag_run.start_date, dag_run.clear_number, dag_run.bundle_version, dag_run.created_dag_version_id, (SELECT dag_version.id

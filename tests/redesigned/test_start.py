@@ -12,9 +12,10 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import delete, select, update
 
+from async_scheduler.routines.redesigned.peers import STARTS_LEFT_FOR
 from async_scheduler.routines.redesigned.start import LOOK_AT_ALL_EVERY
 from async_scheduler.routines.redesigned.taken import AT_LEAST_EVERY, LOOK_AGAIN, Taken
-from async_scheduler.store.queued import ALL_RUNS, claim_startable
+from async_scheduler.store.queued import ALL_RUNS, Hand, claim_startable
 from tests.redesigned.test_peers import on, other_scheduler
 from tests.redesigned.test_races import stages
 from tests.redesigned.test_stages import REDESIGNED, run_states
@@ -200,13 +201,21 @@ async def test_a_dag_that_cannot_be_read_is_named_once_though_others_are_looked_
 def test_what_is_locked_is_looked_at_again_ever_less_often(clock: Clock) -> None:
     taken = Taken(clock)
     waits = [taken.again_in()]
-    for seconds in (0.0, 0.01, 0.2, 5.0):
+    for seconds, progressed in ((0.0, False), (0.01, False), (0.2, False), (5.0, False), (0.0, True)):
         clock.now += seconds
-        taken.note(True)
+        taken.note(True, progressed=progressed)
         waits.append(taken.again_in())
+    assert waits == pytest.approx([None, LOOK_AGAIN, LOOK_AGAIN, 0.21, AT_LEAST_EVERY, LOOK_AGAIN])
+
+
+def test_the_next_look_comes_due_and_ends_with_what_it_was_for(clock: Clock) -> None:
+    taken = Taken(clock)
+    taken.note(True)
+    due = [taken.is_due]
+    clock.now += LOOK_AGAIN
+    due.append(taken.is_due)
     taken.note(False)
-    waits.append(taken.again_in())
-    assert waits == pytest.approx([None, LOOK_AGAIN, LOOK_AGAIN, 0.21, AT_LEAST_EVERY, None])
+    assert [*due, taken.is_due, taken.again_in()] == [False, True, False, None]
 
 
 @pytest.mark.parametrize("locked", ["one run", "all runs"])
@@ -222,8 +231,8 @@ async def test_runs_that_somebody_has_locked_are_looked_at_again_soon(
         with create_session(scoped=False) as session:
             session.execute(select(DagRun.id).where(DagRun.id.in_(held)).with_for_update())
             outcomes = [await new.start.run_once() for _ in range(2)]
-        assert [sum(one.counts["started"] for one in outcomes)] == [3 - len(held)]
-        assert [one.due_in for one in outcomes] == [LOOK_AGAIN] * 2
+        assert [one.counts["started"] for one in outcomes] == [3 - len(held), 0]
+        assert [one.due_in for one in outcomes] == pytest.approx([LOOK_AGAIN] * 2)
         assert (await new.start.run_once()).counts == {"started": len(held)}
         assert (await new.start.run_once()).due_in is None
 
@@ -239,9 +248,64 @@ async def test_runs_whose_backfill_is_locked_are_looked_at_again_soon(
         with create_session(scoped=False) as session:
             session.execute(select(Backfill.id).where(Backfill.id == backfill).with_for_update())
             outcomes = [await new.start.run_once() for _ in range(2)]
-        assert [(one.counts["started"], one.due_in) for one in outcomes] == [(1, LOOK_AGAIN), (0, LOOK_AGAIN)]
+        assert [one.counts["started"] for one in outcomes] == [1, 0]
+        assert [one.due_in for one in outcomes] == pytest.approx([LOOK_AGAIN] * 2)
         assert (await new.start.run_once()).counts == {"started": 1}
         assert (await new.start.run_once()).due_in is None
+
+
+async def test_a_window_full_of_a_locked_backfill_is_not_filled_again_at_once(airflow_db: Database) -> None:
+    write_dags(layered_dag("dag", [1]))
+    backfill = put_in_backfill(create_run("dag", 0).id)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        start = stages(assembly).start
+        start._window = 1
+        with create_session(scoped=False) as session:
+            session.execute(select(Backfill.id).where(Backfill.id == backfill).with_for_update())
+            outcome = await start.run_once()
+        assert (outcome.counts, outcome.more) == ({"started": 0}, False)
+
+
+@pytest.mark.parametrize("dealt_here", [True, False])
+async def test_the_locked_next_run_of_a_dag_is_asked_for_again_while_other_runs_end(
+    dealt_here: bool, airflow_db: Database, clock: Clock
+) -> None:
+    first = write_full_dags("one", "other")
+    other_scheduler()
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await new.sweep.run_once()
+        await begin(assembly, *first.values())
+        new.peers.hand = lambda: Hand(0, 1 if dealt_here else 1000)  # type: ignore[method-assign]
+        outcomes = []
+        await end(assembly, first["one"])
+        with create_session(scoped=False) as session:
+            session.execute(select(DagRun.id).where(DagRun.dag_id == "one").with_for_update())
+            outcomes.append(await new.start.run_once())
+            await end(assembly, first["other"])
+            outcomes.append(await new.start.run_once())
+        clock.now += LOOK_AGAIN
+        outcomes.append(await new.start.run_once())
+    assert [one.counts["started"] for one in outcomes] == [0, 1, 1]
+    assert [one.due_in for one in outcomes[:2]] == pytest.approx([LOOK_AGAIN] * 2)
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_beside_others_only_what_is_dealt_here_is_asked_for_again(
+    own: bool, airflow_db: Database, clock: Clock
+) -> None:
+    write_dags(layered_dag("dag", [1]))
+    runs = [create_run("dag", number).id for number in range(4)]
+    other_scheduler()
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await new.sweep.run_once()
+        locked = next(run for run in runs if (new.peers.dealt_to(run) is None) is own)
+        with create_session(scoped=False) as session:
+            session.execute(select(DagRun.id).where(DagRun.id == locked).with_for_update())
+            outcome = await new.start.run_once()
+    assert outcome.counts == {"started": 1 if own else 2}
+    assert outcome.due_in == pytest.approx(LOOK_AGAIN if own else STARTS_LEFT_FOR)
 
 
 def put_in_backfill(run: int) -> int:

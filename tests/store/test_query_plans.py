@@ -39,6 +39,7 @@ HOT = (
     "queued.claim",
     "queued.claim_in_room",
     "queued.still_queued",
+    "queued.still_queued_in_room",
     "running.claim",
     "running.fingerprint",
     "running.examined",

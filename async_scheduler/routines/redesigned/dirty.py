@@ -196,9 +196,9 @@ class DirtyRuns:
             and known.logical_date > since[known.dag_id]
         }
 
-    def note_room(self, dag_id: str) -> None:
-        """Note that a run of this dag has ended here, so that another one may start."""
-        self._room.add(dag_id)
+    def note_room(self, *dag_ids: str) -> None:
+        """Note that runs of these dags have ended here, so that others may start."""
+        self._room.update(dag_ids)
 
     def take_room(self) -> set[str]:
         """Return the dags noted since the last call."""

@@ -43,10 +43,11 @@ class Probe:
 
     One statement in place of one or more for each stage, so it can be made often: a run that a user or the
     API server has just queued starts within *interval*. Work that is there but cannot be done yet, such as
-    a queued run beyond its dag's limit, wakes its stage every *patience* seconds. So does a new run that does
-    not show: others were started, so that there are not more than before, and one of those that are left was
-    queued later, or by a clock that is ahead. That another scheduler came or went wakes *sweep*, which sees
-    who; so does a running run while the sweep rests. Reads only.
+    a queued run beyond its dag's limit, wakes its stage every *patience* seconds. That is how long a run may
+    have to wait too that does not show: others were started, so that there are not more than before, and it
+    was queued before one that is left (by the clock of whoever queued them; its dag was unpaused, its
+    ``run_after`` came, or the transaction took long). That another scheduler came or went wakes *sweep*, which
+    sees who; so does a running run while the sweep rests. Reads only.
 
     The same statement reads the state of the scheduler's own job for the *fence*, so that hardly any other
     transaction has to.
@@ -127,8 +128,8 @@ class Probe:
     def _are_new(self, what: str, found: Waiting) -> bool:
         """Whether some of *what* may have come since the last look.
 
-        That fewer runs are queued says nothing new: some were started, here or elsewhere. What *start* has
-        found locked it looks at again by itself.
+        That fewer runs are queued says nothing new: some were started, here or elsewhere. What *start* found
+        locked it looks at again by itself.
         """
         seen = self._seen
         if seen is None:

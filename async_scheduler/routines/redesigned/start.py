@@ -55,21 +55,26 @@ ended a run or raised a limit, waits so long at most."""
 class Starts:
     """What one transaction started, and the dag versions for want of which it started nothing.
 
-    ``is_full`` if more runs may be left than it could claim.
+    ``is_full`` if more runs may be left than it could claim; ``taken`` if others had locked some that might
+    start, None if that is not known.
     """
 
     started: list[Planned]
     unplanned: set[UUID]
     is_full: bool
+    taken: bool | None
 
     def and_then(self, other: Starts) -> Starts:
         """Return both as one."""
         return Starts(
-            self.started + other.started, self.unplanned | other.unplanned, self.is_full or other.is_full
+            self.started + other.started,
+            self.unplanned | other.unplanned,
+            self.is_full or other.is_full,
+            other.taken if self.taken is None else self.taken,
         )
 
 
-NO_STARTS = Starts([], set(), is_full=False)
+NO_STARTS = Starts([], set(), is_full=False, taken=None)
 
 
 class StartDagRuns:
@@ -122,19 +127,29 @@ class StartDagRuns:
         """Start what may start; report how many runs."""
         self._room, new_runs = self._dirty.take_room(), self._dirty.take_new_runs()
         all_in = self._looked_at_all + LOOK_AT_ALL_EVERY - self._patience.clock()
-        if new_runs or all_in <= 0 or not (self._room or self._busy):
+        if new_runs or all_in <= 0 or self._taken.is_due or not (self._room or self._busy):
             done, look_in = await self._look_at_all()
             self._busy = False
         else:
-            done = await self._pass_of(None) if self._room else NO_STARTS
-            look_in = all_in
+            done, look_in = await self._look_at_room(), all_in
             self._busy = (self._busy or bool(done.started)) and not (done.is_full or done.unplanned)
+        if done.taken:
+            self._dirty.note_room(*self._room)  # theirs may be among the locked ones
         return Outcome(
             {"started": len(done.started)},
             progressed=bool(done.started),
             more=bool(done.unplanned) or done.is_full,
-            due_in=look_in,
+            due_in=_soonest(look_in, self._taken.again_in()),
         )
+
+    async def _look_at_room(self) -> Starts:
+        """Start what the dags have whose run has ended here."""
+        if not self._room:
+            return NO_STARTS
+        done = await self._pass_of(None, asks=True)
+        if done.taken:
+            self._taken.note(True, progressed=bool(done.started))
+        return done
 
     async def _look_at_all(self) -> tuple[Starts, float | None]:
         """Start those in hand of all queued runs, and those of others if it is time to.
@@ -143,13 +158,14 @@ class StartDagRuns:
         """
         hand = self._peers.hand()
         is_time = not hand.is_all and self._look_in() == 0.0
-        done = await self._pass_of(hand, alone=not (is_time and self._waits))
+        done = await self._pass_of(hand, asks=not (is_time and self._waits))
         self._looked_at_all = self._patience.clock()
         look_in = None if hand.is_all or done.is_full or not self._waits else self._look_in()
         if look_in == 0.0:
-            done, look_in = done.and_then(await self._pass_of(ALL_RUNS)), None
+            done, look_in = done.and_then(await self._pass_of(ALL_RUNS, asks=done.taken is None)), None
             self._looked = self._patience.clock()
-        return done, _soonest(look_in, self._patience.ends_in(), self._taken.again_in())
+        self._taken.note(bool(done.taken), progressed=bool(done.started))
+        return done, _soonest(look_in, self._patience.ends_in())
 
     def _look_in(self) -> float:
         """Return the seconds until the runs that are dealt to others are looked at too."""
@@ -158,16 +174,16 @@ class StartDagRuns:
             return 0.0
         return max(0.0, self._looked + STARTS_LOOK_EVERY - self._patience.clock())
 
-    async def _pass_of(self, hand: Hand | None, *, alone: bool = True) -> Starts:
+    async def _pass_of(self, hand: Hand | None, *, asks: bool) -> Starts:
         """Start runs in *hand*, else of the dags with room.
 
-        :param alone: whether no other pass follows that sees whether any run waits.
+        :param asks: whether to ask, where no run could be claimed, if any waits and may start.
         """
-        done = await self._pass(hand, alone)
+        done = await self._pass(hand, asks)
         if done.unplanned:
             # A dag seen for the first time: read outside of the transaction, then look again.
             await self._plans.fetch(self._sessions, done.unplanned)
-            done = await self._pass(hand, alone)
+            done = await self._pass(hand, asks)
         # Here, not after a second transaction that may fail.
         self._dirty.mark(run.id for run, _ in done.started)
         if done.started:
@@ -175,35 +191,36 @@ class StartDagRuns:
         _report_delays(done.started, self._now)
         return done
 
-    async def _pass(self, hand: Hand | None, alone: bool) -> Starts:
+    async def _pass(self, hand: Hand | None, asks: bool) -> Starts:
         """Do it in one transaction; start nothing while a dag version is not at hand."""
         async with transaction(self._sessions) as tx:
             claimed = await claim_startable(tx.session, self._window, hand, self._room)
             is_full = len(claimed) >= self._window
-            looks = hand is not None and (alone or bool(claimed))
-            taken = hand is not None and looks and await self._are_taken(tx, hand, claimed)
+            if claimed:
+                taken: bool | None = len(claimed) < claimed[0].chosen
+                self._waits = True
+            else:
+                taken = await self._are_taken(tx, hand) if asks else None
             left = self._left_to_others(claimed) if hand == ALL_RUNS else set[int]()
             claimed = [run for run in claimed if run.id not in left]
             unplanned = {run.version for run in claimed if run.version and self._lacks_plan(run)}
             if unplanned:
-                return Starts([], unplanned, is_full)
+                return Starts([], unplanned, is_full, taken)
             if hand == ALL_RUNS:
                 self._patience.leave(left)
-            obtained = await self._with_backfills(tx, claimed)
-            if looks:
-                self._taken.note(taken or len(obtained) < len(claimed))
+            readable = self._readable(claimed, whole=hand == ALL_RUNS)
+            allowed = await self._with_backfills(tx, readable)
             # Not before the claim: a run must not seem to overlap with the one whose place it takes.
             self._now = timezone.utcnow()
-            started = await self._start(tx, obtained, self._now, whole=hand == ALL_RUNS)
-        # A window full of what is left to others would be found again.
-        return Starts(started, set(), is_full and bool(claimed))
+            await self._start(tx, allowed, self._now)
+        # A window full of what is left to others, or cannot be started, would be found again.
+        taken = taken if len(allowed) == len(readable) else True
+        return Starts(allowed, set(), is_full and bool(allowed), taken)
 
-    async def _are_taken(self, tx: Transaction, hand: Hand, claimed: Sequence[StartableRun]) -> bool:
-        """Whether others have locked runs that may start; learn whether any run waits at all."""
-        if claimed:
-            self._waits = True
-            return len(claimed) < min(claimed[0].eligible, self._window)
-        found = await see_queued(tx.session, hand, self._room)
+    async def _are_taken(self, tx: Transaction, hand: Hand | None) -> bool:
+        """Whether others have locked runs that may start here; learn whether any run waits at all."""
+        own = self._peers.hand() if hand == ALL_RUNS else hand
+        found = await see_queued(tx.session, own, self._room)
         self._waits = found.waits
         if not found.waits:
             self._patience.leave(())
@@ -224,20 +241,8 @@ class StartDagRuns:
     def _lacks_plan(self, run: StartableRun) -> bool:
         return self._plans.get(run.version) is None and not self._plans.is_absent(run.version)
 
-    async def _start(
-        self, tx: Transaction, claimed: Sequence[StartableRun], now: datetime, *, whole: bool
-    ) -> list[Planned]:
-        readable = self._readable(claimed, whole)
-        if not readable:
-            return []
-        ids = [run.id for run, _ in readable]
-        if (written := await start_runs(tx.session, ids, now)) != len(ids):
-            raise LostRace("dag_run", len(ids) - written)
-        if self._is_heard():
-            await self._notify(tx, dict(zip(ids, readable, strict=True)))
-        return readable
-
-    def _readable(self, claimed: Sequence[StartableRun], whole: bool) -> list[Planned]:
+    def _readable(self, claimed: Sequence[StartableRun], *, whole: bool) -> list[Planned]:
+        """Return those whose dag can be read; name the other dags, each once."""
         readable, unreadable = [], set()
         for run in claimed:
             compiled = self._plans.get(run.version)
@@ -252,18 +257,22 @@ class StartDagRuns:
         self._unreadable = kept | unreadable
         return readable
 
-    def _is_heard(self) -> bool:
-        return bool(get_listener_manager().has_listeners)
-
-    async def _with_backfills(
-        self, tx: Transaction, claimed: Sequence[StartableRun]
-    ) -> Sequence[StartableRun]:
+    async def _with_backfills(self, tx: Transaction, runs: list[Planned]) -> list[Planned]:
         """Return those that belong to no backfill, or to one whose row could be locked too."""
-        wanted = {run.backfill_id for run in claimed if run.backfill_id is not None}
+        wanted = {run.backfill_id for run, _ in runs if run.backfill_id is not None}
         if not wanted:
-            return claimed
+            return runs
         obtained = await lock_backfills(tx.session, wanted)
-        return [run for run in claimed if run.backfill_id is None or run.backfill_id in obtained]
+        return [one for one in runs if one[0].backfill_id is None or one[0].backfill_id in obtained]
+
+    async def _start(self, tx: Transaction, allowed: Sequence[Planned], now: datetime) -> None:
+        ids = [run.id for run, _ in allowed]
+        if not ids:
+            return
+        if (written := await start_runs(tx.session, ids, now)) != len(ids):
+            raise LostRace("dag_run", len(ids) - written)
+        if get_listener_manager().has_listeners:
+            await self._notify(tx, dict(zip(ids, allowed, strict=True)))
 
     async def _notify(self, tx: Transaction, started: dict[int, Planned]) -> None:
         written = {"populate_existing": True}  # past the objects that the session may hold

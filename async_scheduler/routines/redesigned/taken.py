@@ -20,17 +20,27 @@ class Taken:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._since: float | None = None
+        self._since = 0.0
+        self._again_at: float | None = None
 
-    def note(self, taken: bool) -> None:
-        """Learn whether the last look has found anything locked."""
+    def note(self, taken: bool, *, progressed: bool = False) -> None:
+        """Learn whether the last look has found anything locked.
+
+        :param progressed: whether there was something to do besides; so others have changed too.
+        """
+        now = self._clock()
         if not taken:
-            self._since = None
-        elif self._since is None:
-            self._since = self._clock()
+            self._again_at = None
+            return
+        if self._again_at is None or progressed:
+            self._since = now
+        self._again_at = now + min(max(LOOK_AGAIN, now - self._since), AT_LEAST_EVERY)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to look again."""
+        return self.again_in() == 0.0
 
     def again_in(self) -> float | None:
-        """Return the seconds after which to look again, None where nothing is locked."""
-        if self._since is None:
-            return None
-        return min(max(LOOK_AGAIN, self._clock() - self._since), AT_LEAST_EVERY)
+        """Return the seconds until the next look, None where nothing is locked."""
+        return None if self._again_at is None else max(0.0, self._again_at - self._clock())
