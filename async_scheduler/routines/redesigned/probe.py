@@ -46,8 +46,8 @@ class Probe:
     a queued run beyond its dag's limit, wakes its stage every *patience* seconds. That is how long a run may
     have to wait too that does not show: others were started, so that there are not more than before, and it
     was queued before one that is left (by the clock of whoever queued them; its dag was unpaused, its
-    ``run_after`` came, or the transaction took long). That another scheduler came or went wakes *sweep*, which
-    sees who; so does a running run while the sweep rests. Reads only.
+    ``run_after`` came, or the transaction took long). That another scheduler came or went wakes *sweep*,
+    which sees who; so does a running run while the sweep rests. Reads only.
 
     The same statement reads the state of the scheduler's own job for the *fence*, so that hardly any other
     transaction has to.
