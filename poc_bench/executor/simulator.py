@@ -30,8 +30,9 @@ from poc_bench.workloads import sized
 if TYPE_CHECKING:
     from poc_bench.plan import Plan, TaskSpec
 
-TICK = 0.01
-"""Seconds between two batches: bounds what the simulator costs when little is going on."""
+TICK = 0.002
+"""Seconds between two batches: bounds what the simulator costs when little is going on. Short, for what comes
+from one scheduler just after another's batch must not wait for workers that real ones would not share."""
 BATCH = 500
 GIVE_UP_AFTER = 60.0
 """Seconds after which a row that is not there, or stays locked, counts as refused."""

@@ -11,7 +11,6 @@ import pytest
 from airflow._shared.timezones import timezone
 from airflow.jobs.job import Job, JobState
 from airflow.models.dagrun import DagRun
-from airflow.models.pool import Pool
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
@@ -30,12 +29,13 @@ from async_scheduler.routines.redesigned.peers import (
     STARTS_LEFT_FOR,
     STARTS_LOOK_EVERY,
     TAKEN_LOOK_AGAIN,
+    TAKEN_LOOK_LATER,
     TAKEN_REST,
     Courtesy,
     Patience,
     Peers,
 )
-from async_scheduler.store.candidates import lock_candidates, lock_first_with_room
+from async_scheduler.store.candidates import Owners, lock_candidates, lock_first_with_room
 from async_scheduler.store.jobs import job_kind
 from async_scheduler.store.queued import Hand, claim_startable
 from tests.redesigned.test_races import set_state, stages
@@ -101,6 +101,22 @@ def on(clock: Clock, assembly: Assembly) -> RedesignedStages:
     for part in (new.peers, courtesy._waited, courtesy._stalled, new.start._patience):
         part.clock = clock
     return new
+
+
+def record_owners(monkeypatch: pytest.MonkeyPatch) -> list[Owners]:
+    """Return a list that gets whose task instances each section asks for, look by look."""
+    asked: list[Owners] = []
+
+    def recorded(lock: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any) -> Any:
+            asked.append(args[-1])
+            return await lock(*args)
+
+        return call
+
+    for lock in (lock_candidates, lock_first_with_room):
+        monkeypatch.setattr(section, lock.__name__, recorded(lock))
+    return asked
 
 
 def left(number: int, owner: int) -> Candidate:
@@ -295,24 +311,14 @@ async def test_between_looks_others_runs_are_not_asked_for(
     create_run("dag", state=DagRunState.RUNNING)
     set_state("l0_t0", "scheduled")
     give_runs_to(other_scheduler())
-    asked = []
-
-    def recorded(lock: Callable[..., Any]) -> Callable[..., Any]:
-        async def call(*args: Any) -> Any:
-            asked.append(args[-1].theirs)
-            return await lock(*args)
-
-        return call
-
-    for lock in (lock_candidates, lock_first_with_room):
-        monkeypatch.setattr(section, lock.__name__, recorded(lock))
+    asked = record_owners(monkeypatch)
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = on(clock, assembly)
         await new.sweep.run_once()
         for wait in (0.0, LOOK_EVERY / 2, LOOK_EVERY / 2):
             clock.now += wait
             await new.enqueue.run_once()
-    assert asked == [False, True, False, False, True]
+    assert [owners.theirs for owners in asked] == [False, True, False, False, True]
 
 
 async def test_between_two_sections_others_get_a_turn(airflow_db: Database) -> None:
@@ -333,8 +339,11 @@ async def test_between_two_sections_others_get_a_turn(airflow_db: Database) -> N
 
 def test_a_section_that_was_found_taken_is_left_alone_for_a_while() -> None:
     courtesy = Courtesy(Peers())
-    assert courtesy.after_taken() == TAKEN_LOOK_AGAIN
+    waits = [courtesy.after_taken() for _ in range(5)]
+    assert waits == pytest.approx([TAKEN_LOOK_AGAIN, 0.01, 0.02, TAKEN_LOOK_LATER, TAKEN_LOOK_LATER])
     assert courtesy.turn_in() <= 0, "how long a section takes is not known yet"
+    courtesy.after_section(0.001)
+    assert courtesy.after_taken() == TAKEN_LOOK_AGAIN
     courtesy.after_section(10.0)
     assert courtesy.turn_in() <= 0, "there are no others"
     assert courtesy.after_taken() == LOOK_EVERY
@@ -357,41 +366,6 @@ async def test_nothing_is_left_to_a_scheduler_that_is_not_alive(
         new = stages(assembly)
         await new.sweep.run_once()
         assert (await new.enqueue.run_once()).counts == {"queued": 1}
-
-
-async def test_where_a_pool_has_too_little_for_all_the_order_decides(airflow_db: Database) -> None:
-    """A task instance must not get a slot before one of a higher priority because of whose run it is."""
-    write_dags(layered_dag("first", [1]), layered_dag("second", [1]))
-    for number, dag_id in enumerate(("first", "second")):
-        create_run(dag_id, number, state=DagRunState.RUNNING)
-    set_state("l0_t0", "scheduled")
-    with create_session() as session:
-        session.execute(update(Pool).values(slots=1))
-    other = other_scheduler()
-    with create_session() as session:
-        session.execute(update(DagRun).where(DagRun.dag_id == "first").values(scheduled_by_job_id=other))
-    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
-        await new.sweep.run_once()
-        assert (await new.enqueue.run_once()).counts == {"queued": 1}
-    assert queued_dags() == ["first"]
-
-
-async def test_where_ones_own_would_use_a_pool_up_the_order_decides(airflow_db: Database) -> None:
-    """The pool has room for all of this scheduler's, but then none for one that comes before them."""
-    write_dags(layered_dag("first", [1]), layered_dag("second", [2]))
-    for number, dag_id in enumerate(("first", "second")):
-        create_run(dag_id, number, state=DagRunState.RUNNING)
-    other = other_scheduler()
-    with create_session() as session:
-        session.add(Pool(pool="narrow", slots=2, include_deferred=False))
-        session.execute(update(TaskInstance).values(state="scheduled", pool="narrow"))
-        session.execute(update(DagRun).where(DagRun.dag_id == "first").values(scheduled_by_job_id=other))
-    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
-        await new.sweep.run_once()
-        assert (await new.enqueue.run_once()).counts == {"queued": 2}
-    assert queued_dags() == ["first", "second"]
 
 
 async def test_a_run_stays_with_its_scheduler_until_another_one_changes_it(airflow_db: Database) -> None:

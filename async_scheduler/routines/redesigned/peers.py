@@ -34,8 +34,9 @@ STARTS_LOOK_EVERY = 0.5
 """Seconds between two looks at the queued runs that are dealt to others: each locks them for a moment."""
 NO_STARTS_FOR = 10.0
 """Seconds for which no new runs are dealt to a scheduler that did not start its own in time."""
-TAKEN_LOOK_AGAIN = 0.03
-"""The shortest time, in seconds, after which a section that was found taken is tried again."""
+TAKEN_LOOK_AGAIN, TAKEN_LOOK_LATER = 0.005, 0.03
+"""The shortest times, in seconds, after which a section that was found taken is tried again: at first as long
+as one with little in it takes, then each time twice as long, up to the longer one."""
 TAKEN_REST = 0.5
 """A section that was found taken is left alone for so many times as long as the last one took here, whoever
 asks: on average that much of it is still to come, and each try costs three round trips."""
@@ -173,6 +174,7 @@ class Courtesy:
         self._looked = -inf
         self._look_every = LOOK_EVERY
         self._took = 0.0
+        self._look_again = TAKEN_LOOK_AGAIN
         self._not_before = 0.0
 
     def spared(self) -> frozenset[int]:
@@ -217,16 +219,19 @@ class Courtesy:
     def after_section(self, seconds: float) -> None:
         """Note that a section took so long. Others get a turn of that length."""
         self._took = seconds
+        self._look_again = TAKEN_LOOK_AGAIN
         self._not_before = perf_counter() + TURN * seconds if self._peers.others else 0.0
 
     def after_taken(self) -> float:
         """Note that a section was found taken; return the seconds after which it is tried again unasked.
 
-        That is as long as one takes. Whoever is in it may have looked before what waits here was committed,
-        and nobody else tells.
+        That is as long as one takes here. Whoever is in it may have looked before what waits here was
+        committed, and nobody else tells.
         """
         self._not_before = perf_counter() + TAKEN_REST * self._took
-        return min(max(TAKEN_LOOK_AGAIN, self._took), LOOK_EVERY)
+        again = min(max(self._look_again, self._took), LOOK_EVERY)
+        self._look_again = min(2 * self._look_again, TAKEN_LOOK_LATER)
+        return again
 
     def sees(self, queued: int, most: int) -> int:
         """Return how many of what is left to look at, of *most*, after *queued* of its own."""
