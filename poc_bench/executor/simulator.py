@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 TICK = 0.002
 """Seconds between two batches: bounds what the simulator costs when little is going on. Short, for what comes
 from one scheduler just after another's batch must not wait for workers that real ones would not share."""
+RETRY = 0.01
+"""Seconds after which a row is tried again that somebody has locked."""
 BATCH = 500
 GIVE_UP_AFTER = 60.0
 """Seconds after which a row that is not there, or stays locked, counts as refused."""
@@ -85,7 +87,7 @@ class Simulator:
             self._start_batch()
             self._finish_batch()
             self._report()
-            pause = began + TICK - time.monotonic()
+            pause = began + (RETRY if self._to_start else TICK) - time.monotonic()
             if pause > 0 and not self._stopping:
                 time.sleep(pause)
 
@@ -173,7 +175,7 @@ class Simulator:
                 worker = self._running.pop(ti_id)
                 worker.client.ended.append(Ended(worker.submitted.id, True))
             else:
-                heapq.heappush(self._due, (now + TICK, ti_id))
+                heapq.heappush(self._due, (now + RETRY, ti_id))
 
     def _task(self, submitted: Submitted) -> TaskSpec:
         return self._tasks[submitted.dag_id, submitted.task_id]

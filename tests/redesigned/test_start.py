@@ -201,11 +201,21 @@ async def test_a_dag_that_cannot_be_read_is_named_once_though_others_are_looked_
 def test_what_is_locked_is_looked_at_again_ever_less_often(clock: Clock) -> None:
     taken = Taken(clock)
     waits = [taken.again_in()]
-    for seconds, progressed in ((0.0, False), (0.01, False), (0.2, False), (5.0, False), (0.0, True)):
+    for seconds, progressed in ((0.0, False), (0.01, False), (0.2, True), (5.0, False), (0.0, True)):
         clock.now += seconds
         taken.note(True, progressed=progressed)
         waits.append(taken.again_in())
     assert waits == pytest.approx([None, LOOK_AGAIN, LOOK_AGAIN, 0.21, AT_LEAST_EVERY, LOOK_AGAIN])
+
+
+def test_a_look_at_some_of_it_does_not_put_off_the_next_one(clock: Clock) -> None:
+    taken = Taken(clock)
+    taken.note_more()
+    waits = [taken.again_in()]
+    clock.now += LOOK_AGAIN / 2
+    taken.note_more()
+    waits.append(taken.again_in())
+    assert waits == pytest.approx([LOOK_AGAIN, LOOK_AGAIN / 2])
 
 
 def test_the_next_look_comes_due_and_ends_with_what_it_was_for(clock: Clock) -> None:
@@ -271,12 +281,14 @@ async def test_the_locked_next_run_of_a_dag_is_asked_for_again_while_other_runs_
     dealt_here: bool, airflow_db: Database, clock: Clock
 ) -> None:
     first = write_full_dags("one", "other")
-    other_scheduler()
+    if not dealt_here:
+        other_scheduler()
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
         new = on(clock, assembly)
         await new.sweep.run_once()
         await begin(assembly, *first.values())
-        new.peers.hand = lambda: Hand(0, 1 if dealt_here else 1000)  # type: ignore[method-assign]
+        if not dealt_here:
+            new.peers.hand = lambda: Hand(0, 1000)  # type: ignore[method-assign]
         outcomes = []
         await end(assembly, first["one"])
         with create_session(scoped=False) as session:
@@ -288,6 +300,47 @@ async def test_the_locked_next_run_of_a_dag_is_asked_for_again_while_other_runs_
         outcomes.append(await new.start.run_once())
     assert [one.counts["started"] for one in outcomes] == [0, 1, 1]
     assert [one.due_in for one in outcomes[:2]] == pytest.approx([LOOK_AGAIN] * 2)
+
+
+async def test_what_was_locked_elsewhere_is_looked_at_again_though_a_run_ends_here(
+    airflow_db: Database, clock: Clock
+) -> None:
+    write_dags(layered_dag("free", [1]))
+    first = write_full_dags("full", "other")
+    locked = create_run("free", 50).id
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        with create_session(scoped=False) as session:
+            session.execute(select(DagRun.id).where(DagRun.id == locked).with_for_update())
+            await begin(assembly, *first.values())
+            seen = []
+            for dag_id in ("full", "other"):  # the first one makes *start* busy with what has room
+                await end(assembly, first[dag_id])
+                seen.append((await new.start.run_once()).counts["started"])
+        clock.now += LOOK_AGAIN
+        seen.append((await new.start.run_once()).counts["started"])
+    assert seen == [1, 1, 1]
+
+
+async def test_dags_are_not_kept_in_mind_for_ever_for_the_sake_of_a_locked_run(
+    airflow_db: Database, clock: Clock
+) -> None:
+    first = write_full_dags("one", "other")
+    other_scheduler()
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = on(clock, assembly)
+        await new.sweep.run_once()
+        await begin(assembly, *first.values())
+        for dag_id in ("one", "other"):
+            await end(assembly, first[dag_id])
+        kept = []
+        with create_session(scoped=False) as session:
+            session.execute(select(DagRun.id).where(DagRun.dag_id == "one").with_for_update())
+            for seconds in (0.0, STARTS_LEFT_FOR / 2, STARTS_LEFT_FOR / 2):
+                clock.now += seconds
+                await new.start.run_once()
+                kept.append(set(new.dirty._room))
+    assert kept == [{"one"}, {"one"}, set()]
 
 
 @pytest.mark.parametrize("own", [True, False])

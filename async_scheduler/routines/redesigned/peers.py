@@ -34,6 +34,9 @@ STARTS_LOOK_EVERY = 0.5
 """Seconds between two looks at the queued runs that are dealt to others: each locks them for a moment."""
 NO_STARTS_FOR = 10.0
 """Seconds for which no new runs are dealt to a scheduler that did not start its own in time."""
+ORDER_FOR = 0.5
+"""Seconds for which sections ask for everybody's task instances at once, after one that had asked for its own
+first and found too little for all: to ask in vain each time is most of what a section costs then."""
 TAKEN_LOOK_AGAIN, TAKEN_LOOK_LATER = 0.005, 0.03
 """The shortest times, in seconds, after which a section that was found taken is tried again: at first as long
 as one with little in it takes, then each time twice as long, up to the longer one."""
@@ -173,6 +176,7 @@ class Courtesy:
         self._went_on: Counter[int | None] = Counter()
         self._looked = -inf
         self._look_every = LOOK_EVERY
+        self._in_order_until = -inf
         self._took = 0.0
         self._look_again = TAKEN_LOOK_AGAIN
         self._not_before = 0.0
@@ -180,6 +184,23 @@ class Courtesy:
     def spared(self) -> frozenset[int]:
         """Return the schedulers to which something is left now."""
         return self._peers.spared()
+
+    @property
+    def order_decides(self) -> bool:
+        """Whether there was too little for all a moment ago, so that nothing is left to others now either."""
+        return self._waited.clock() < self._in_order_until
+
+    def after_order(self, *, tried: bool, scarce: bool) -> None:
+        """Note a section that left nothing to others: nobody is waited for, or late.
+
+        :param tried: whether it had tried to, in vain.
+        :param scarce: whether what it queued has used up something that others may want.
+        """
+        if tried:
+            self._in_order_until = self._waited.clock() + ORDER_FOR
+        elif not scarce:
+            self._in_order_until = -inf
+        self._leave(())
 
     def look_due(self, busy: int) -> bool:
         """Whether it is time to see what has become of what was left, with *busy* queued in this section."""

@@ -76,7 +76,7 @@ class CriticalSection:
     Task instances of this scheduler's runs come first, and of runs that are nobody's; those of other
     schedulers' runs are left to them as long as they come (:class:`Courtesy`). Nothing is left where there is
     too little for all that wait, or where a pool or limit that several runs share is used up: there the order
-    of priority decides, whoever comes, and in the sections that follow at once, as long as that remains so.
+    of priority decides, whoever comes, and for a moment it does so in the sections that follow.
     """
 
     def __init__(self, scheduler: SchedulerJobRunner, plans: Plans, courtesy: Courtesy) -> None:
@@ -85,8 +85,6 @@ class CriticalSection:
         self._courtesy = courtesy
         self._short = False
         """Whether the last section left too little room for more, or found some that found none."""
-        self._order_decides = False
-        """Whether the last section had to leave nothing to others, as there was too little for all."""
 
     async def fill(self, tx: Transaction, most: int) -> Section | None:
         """Queue at most *most* task instances; None if another scheduler is in the section.
@@ -99,17 +97,19 @@ class CriticalSection:
         if not pools:
             return None
         others = self._courtesy.spared()
-        leaves = bool(others) and not self._order_decides
+        leaves = bool(others) and not self._courtesy.order_decides
         ours = Owners(others, theirs=False) if leaves else EVERYBODY
         opening = await self._open(tx, most, ours)
         taken = await count_occupied(tx.session) if opening is None else opening.taken
         section = self._begin(room_in(pools, taken))
         left = int(min(most, section.admission.open_slots))
-        if leaves and left > 0:
+        tried = leaves and left > 0
+        if tried:
             leaves, opening = await self._fill_leaving(tx, section, left, ours, opening), None
         if not leaves or left <= 0:
             await self._fill_in_order(tx, section, left, opening)
-        self._order_decides = not leaves and bool(section.admission.used_up)
+        if others and not leaves and left > 0:
+            self._courtesy.after_order(tried=tried, scarce=bool(section.admission.used_up))
         self._short = section.admission.open_slots <= 0 or section.admission.starved.size() > 0
         return section
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow._shared.observability.metrics import stats
 from airflow._shared.timezones import timezone
 from airflow.listeners.listener import get_listener_manager
 from airflow.models.dagrun import DagRun
@@ -21,6 +19,13 @@ from async_scheduler.routines.redesigned.peers import (
     STARTS_LOOK_EVERY,
     Patience,
     Peers,
+)
+from async_scheduler.routines.redesigned.started import (
+    NO_STARTS,
+    Planned,
+    Starts,
+    announce,
+    report_delays,
 )
 from async_scheduler.routines.redesigned.taken import Taken
 from async_scheduler.store.queued import (
@@ -36,45 +41,16 @@ from async_scheduler.store.queued import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
-    from uuid import UUID
 
-    from async_scheduler.plans.cache import CompiledDag, Plans
+    from async_scheduler.plans.cache import Plans
     from async_scheduler.routines.redesigned.dirty import DirtyRuns
 
 log = logging.getLogger(__name__)
-
-Planned = tuple[StartableRun, "CompiledDag"]
 
 LOOK_AT_ALL_EVERY = 1.0
 """Seconds between two looks at all queued runs while runs end here and others take their places, and none are
 new: in between it is asked only what the dags have whose run has ended. What else may start, because a user
 ended a run or raised a limit, waits so long at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Starts:
-    """What one transaction started, and the dag versions for want of which it started nothing.
-
-    ``is_full`` if more runs may be left than it could claim; ``taken`` if others had locked some that might
-    start, None if that is not known.
-    """
-
-    started: list[Planned]
-    unplanned: set[UUID]
-    is_full: bool
-    taken: bool | None
-
-    def and_then(self, other: Starts) -> Starts:
-        """Return both as one."""
-        return Starts(
-            self.started + other.started,
-            self.unplanned | other.unplanned,
-            self.is_full or other.is_full,
-            other.taken if self.taken is None else self.taken,
-        )
-
-
-NO_STARTS = Starts([], set(), is_full=False, taken=None)
 
 
 class StartDagRuns:
@@ -119,6 +95,7 @@ class StartDagRuns:
         self._waits = True
         """Whether queued runs were seen to wait."""
         self._taken = Taken(lambda: self._patience.clock())
+        self._kept = Patience(STARTS_LEFT_FOR, lambda: self._patience.clock())
         self._room: set[str] = set()
         self._unreadable: set[str] = set()
         """The dags that no run could be started of: each is named once while that lasts."""
@@ -133,8 +110,7 @@ class StartDagRuns:
         else:
             done, look_in = await self._look_at_room(), all_in
             self._busy = (self._busy or bool(done.started)) and not (done.is_full or done.unplanned)
-        if done.taken:
-            self._dirty.note_room(*self._room)  # theirs may be among the locked ones
+        self._keep_room(done)
         return Outcome(
             {"started": len(done.started)},
             progressed=bool(done.started),
@@ -148,8 +124,17 @@ class StartDagRuns:
             return NO_STARTS
         done = await self._pass_of(None, asks=True)
         if done.taken:
-            self._taken.note(True, progressed=bool(done.started))
+            self._taken.note_more()
         return done
+
+    def _keep_room(self, done: Starts) -> None:
+        """Have those dags asked again whose next run may be locked, and may be dealt to another scheduler."""
+        kept = set[str]()
+        if done.taken and not self._peers.hand().is_all:
+            without = self._room - {run.dag_id for run, _ in done.started}
+            kept = without - self._kept.late(without)
+        self._kept.leave(kept)
+        self._dirty.note_room(*kept)
 
     async def _look_at_all(self) -> tuple[Starts, float | None]:
         """Start those in hand of all queued runs, and those of others if it is time to.
@@ -188,19 +173,20 @@ class StartDagRuns:
         self._dirty.mark(run.id for run, _ in done.started)
         if done.started:
             self._on_started()
-        _report_delays(done.started, self._now)
+        report_delays(done.started, self._now)
         return done
 
     async def _pass(self, hand: Hand | None, asks: bool) -> Starts:
         """Do it in one transaction; start nothing while a dag version is not at hand."""
         async with transaction(self._sessions) as tx:
             claimed = await claim_startable(tx.session, self._window, hand, self._room)
-            is_full = len(claimed) >= self._window
-            if claimed:
-                taken: bool | None = len(claimed) < claimed[0].chosen
-                self._waits = True
-            else:
-                taken = await self._are_taken(tx, hand) if asks else None
+            is_full = bool(claimed) and claimed[0].chosen >= self._window
+            self._waits |= bool(claimed)
+            taken: bool | None = None
+            if claimed and hand in (None, self._peers.hand()):
+                taken = len(claimed) < claimed[0].chosen
+            elif asks:  # what others have locked of their own is theirs
+                taken = await self._are_taken(tx, hand)
             left = self._left_to_others(claimed) if hand == ALL_RUNS else set[int]()
             claimed = [run for run in claimed if run.id not in left]
             unplanned = {run.version for run in claimed if run.version and self._lacks_plan(run)}
@@ -279,24 +265,7 @@ class StartDagRuns:
         query = select(DagRun).where(DagRun.id.in_(started))
         rows = await tx.session.scalars(query, execution_options=written)
         for dag_run in rows.all():
-            await tx.run(_announce, dag_run, started[dag_run.id][1])
-
-
-def _announce(dag_run: Any, compiled: CompiledDag) -> None:
-    dag_run.dag = compiled.dag
-    dag_run.notify_dagrun_state_changed(msg="started")
-
-
-def _report_delays(started: Sequence[Planned], now: datetime) -> None:
-    for run, compiled in started:
-        triggered = str(getattr(run.triggered_by, "value", run.triggered_by))
-        if (
-            compiled.dag.timetable.periodic
-            and run.run_type != "manual"
-            and triggered != "asset"
-            and run.clear_number < 1
-        ):
-            stats.timing("dagrun.schedule_delay", now - run.run_after, tags={"dag_id": run.dag_id})
+            await tx.run(announce, dag_run, started[dag_run.id][1])
 
 
 def _soonest(*seconds: float | None) -> float | None:

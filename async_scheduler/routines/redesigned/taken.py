@@ -26,15 +26,23 @@ class Taken:
     def note(self, taken: bool, *, progressed: bool = False) -> None:
         """Learn whether the last look has found anything locked.
 
-        :param progressed: whether there was something to do besides; so others have changed too.
+        :param progressed: whether there was something to do besides. What is locked now may then be something
+            else, so the next look is soon again; once a second, as one thing may stay locked all the time.
         """
         now = self._clock()
         if not taken:
             self._again_at = None
             return
-        if self._again_at is None or progressed:
+        if self._again_at is None or (progressed and now - self._since >= AT_LEAST_EVERY):
             self._since = now
         self._again_at = now + min(max(LOOK_AGAIN, now - self._since), AT_LEAST_EVERY)
+
+    def note_more(self) -> None:
+        """Learn that a look at some of it has found something locked; the next look is not put off."""
+        planned = self._again_at
+        self.note(True)
+        if planned is not None and self._again_at is not None:
+            self._again_at = min(planned, self._again_at)
 
     @property
     def is_due(self) -> bool:
