@@ -162,7 +162,7 @@ class StartDagRuns:
     async def _pass_of(self, hand: Hand | None, *, asks: bool) -> Starts:
         """Start runs in *hand*, else of the dags with room.
 
-        :param asks: whether to ask, where no run could be claimed, if any waits and may start.
+        :param asks: whether to ask, where none in hand could be claimed, if any waits and may start.
         """
         done = await self._pass(hand, asks)
         if done.unplanned:
