@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.utils.db import DBLocks
-from sqlalchemy import Select, func, literal, select
+from sqlalchemy import BindParameter, Select, String, bindparam, case, func, literal, select
 
 from async_scheduler.decide.admit import ActiveTasks, PoolSlots
-from async_scheduler.store.dialect import Dialect, among, dialect_of, locked, statement
+from async_scheduler.store.dialect import (
+    Dialect,
+    among,
+    dialect_of,
+    locked,
+    postgresql_statement,
+    statement,
+)
 from async_scheduler.store.tables import DAG, INSTANCE, POOL
 
 if TYPE_CHECKING:
@@ -29,9 +36,26 @@ def lock(dialect: Dialect) -> Select[Any]:
     query = select(POOL.c.pool, POOL.c.slots, POOL.c.include_deferred).order_by(POOL.c.id)
     if dialect.is_postgresql:
         # A sub-select without a reference to the row is evaluated once, before any row is locked.
-        number = literal(int(DBLocks.SCHEDULER_CRITICAL_SECTION.value), literal_execute=True)
-        query = query.where(select(func.pg_try_advisory_xact_lock(number)).scalar_subquery())
+        query = query.where(select(func.pg_try_advisory_xact_lock(_section())).scalar_subquery())
     return locked(query, POOL, dialect, nowait=True)
+
+
+@postgresql_statement
+def lock_in_line(dialect: Dialect) -> Select[Any]:
+    """Lock all pools, once whoever has the advisory lock has let go of it.
+
+    Fails after *patience* milliseconds, as does every wait for a lock in the rest of the transaction.
+    """
+    query = select(POOL.c.pool, POOL.c.slots, POOL.c.include_deferred).order_by(POOL.c.id)
+    bounded = func.set_config("lock_timeout", bindparam("patience", type_=String()), True)
+    # A CASE, so that the wait is bounded before it begins. Pools that change meanwhile are read anew when
+    # they are locked.
+    entered = case((bounded.is_not(None), func.pg_advisory_xact_lock(_section()).is_not(None)))
+    return locked(query.where(select(entered).scalar_subquery()), POOL, dialect, nowait=True)
+
+
+def _section() -> BindParameter[int]:
+    return literal(int(DBLocks.SCHEDULER_CRITICAL_SECTION.value), literal_execute=True)
 
 
 @statement
@@ -80,6 +104,24 @@ async def enter_critical_section(session: AsyncSession) -> list[LockedPool]:
     :raises sqlalchemy.exc.DBAPIError: when a pool row is locked (55P03 and the like).
     """
     return [LockedPool._make(row) for row in (await session.execute(lock(dialect_of(session)))).all()]
+
+
+async def wait_for_critical_section(session: AsyncSession, patience: float) -> list[LockedPool]:
+    """Enter the critical section as soon as those have left who came before; return the pools.
+
+    PostgreSQL only: elsewhere, and with a *patience* of zero, nobody waits and nothing is returned. To be
+    called in a transaction that has tried in vain and holds no lock. Locks: see
+    :func:`enter_critical_section`. The server serves those who wait in the order in which they came, so
+    whoever only tries finds the section taken as long as others line up.
+
+    :param patience: seconds.
+    :raises sqlalchemy.exc.DBAPIError: when it has lasted longer, or a pool row is locked (55P03).
+    """
+    dialect = dialect_of(session)
+    if not patience or not dialect.is_postgresql:
+        return []
+    bound = {"patience": f"{1000 * patience:.0f}"}
+    return [LockedPool._make(row) for row in (await session.execute(lock_in_line(dialect), bound)).all()]
 
 
 async def count_occupied(session: AsyncSession) -> Sequence[Sequence[Any]]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import replace
+from datetime import timedelta
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,9 @@ DOUBT_LOOK_AGAIN = 1.0
 class EnqueueTaskInstances:
     """Mirrors the end of ``SchedulerJobRunner._do_scheduling``.
 
-    Locks: transaction advisory lock (try), all of ``slot_pool`` NO KEY UPDATE NOWAIT, ``task_instance`` NO
-    KEY UPDATE SKIP LOCKED, until the commit. Workloads are built, signed and handed over after it.
+    Locks: transaction advisory lock (tried; where only async schedulers are, then waited for, briefly), all
+    of ``slot_pool`` NO KEY UPDATE NOWAIT, ``task_instance`` NO KEY UPDATE SKIP LOCKED, until the commit.
+    Workloads are built, signed and handed over after it.
 
     :param batch: how many task instances one section queues at most.
     :param peers: the other schedulers, to whom task instances of their runs are left.
@@ -92,16 +94,15 @@ class EnqueueTaskInstances:
             return NOTHING
         if (wait := self._courtesy.turn_in()) > 0:
             return Outcome(due_in=wait)
-        timer = stats.timer("scheduler.critical_section_duration")
-        timer.start()
-        entered = perf_counter()
         section = await self._enter(most)
-        timer.stop(send=section is not None)
-        if section is None:
+        if section is None or section.entry.waited:
             log.debug("Critical section lock held by another scheduler")
             stats.incr("scheduler.critical_section_busy")
+        if section is None:
             return Outcome({"busy": 1}, due_in=self._courtesy.after_taken())
-        self._courtesy.after_section(perf_counter() - entered)
+        seconds = perf_counter() - section.entry.at
+        stats.timing("scheduler.critical_section_duration", timedelta(seconds=seconds))
+        self._courtesy.after_section(seconds)
         await self._hand_over()
         _report(section)
         self.backlog = section.left_over
@@ -109,7 +110,7 @@ class EnqueueTaskInstances:
             await self._plans.fetch(self._sessions, section.unplanned)
         count = len(section.queued)
         return Outcome(
-            {"queued": count, **({"spared": section.spared} if section.spared else {})},
+            _counts(section),
             progressed=count > 0,
             more=count >= most or bool(section.unplanned),
             due_in=self._courtesy.look_again_in(),
@@ -133,10 +134,12 @@ class EnqueueTaskInstances:
             return None
 
     async def _work(self, tx: Transaction, most: int) -> Section | None:
-        section = await self._critical.fill(tx, most)
-        if section is not None:
-            for row in section.queued:
-                self._commit_later(row, section.executors[row.executor])
+        entry = await self._critical.enter(tx)
+        if entry is None:
+            return None
+        section = await self._critical.fill(tx, entry, most)
+        for row in section.queued:
+            self._commit_later(row, section.executors[row.executor])
         return section
 
     def _commit_later(self, row: QueuedRow, executor: Any) -> None:
@@ -181,6 +184,11 @@ class EnqueueTaskInstances:
             log.exception("TaskInstance %s cannot be handed to its executor", _described(row))
             return
         executor.queue_workload(workload, session=None)
+
+
+def _counts(section: Section) -> dict[str, int]:
+    counts = {"queued": len(section.queued), "spared": section.spared, "waited": int(section.entry.waited)}
+    return {name: count for name, count in counts.items() if count or name == "queued"}
 
 
 def _described(row: QueuedRow) -> str:

@@ -40,9 +40,11 @@ first and found too little for all: to ask in vain each time is most of what a s
 TAKEN_LOOK_AGAIN, TAKEN_LOOK_LATER = 0.005, 0.03
 """The shortest times, in seconds, after which a section that was found taken is tried again: at first as long
 as one with little in it takes, then each time twice as long, up to the longer one."""
+WAIT_IN_LINE = 0.1
+"""The longest time, in seconds, for which a scheduler waits in line for a section that another is in."""
 TAKEN_REST = 0.5
-"""A section that was found taken is left alone for so many times as long as the last one took here, whoever
-asks: on average that much of it is still to come, and each try costs three round trips."""
+"""A section that was not waited for, or in vain, is left alone for so many times as long as the last one took
+here, whoever asks: on average that much of it is still to come, and each try costs three round trips."""
 TURN = 1.0
 """So many times as long as a section took, others find it free. Without such turns they keep finding it taken
 and task instances wait; with longer turns they wait too."""
@@ -201,6 +203,14 @@ class Courtesy:
         elif not scarce:
             self._in_order_until = -inf
         self._leave(())
+
+    @property
+    def patience(self) -> float:
+        """The seconds to wait in line for a section that another is in.
+
+        None beside a scheduler that only tries, such as a stock one: it would never find the section free.
+        """
+        return WAIT_IN_LINE if self._peers.only_fellows else 0.0
 
     def look_due(self, busy: int) -> bool:
         """Whether it is time to see what has become of what was left, with *busy* queued in this section."""

@@ -21,11 +21,13 @@ from async_scheduler.store.candidates import (
 )
 from async_scheduler.store.dialect import dialect_of
 from async_scheduler.store.pools import (
+    LockedPool,
     Room,
     count_active,
     count_occupied,
     enter_critical_section,
     room_in,
+    wait_for_critical_section,
 )
 from async_scheduler.store.scheduled import (
     Preassigned,
@@ -53,13 +55,26 @@ log = logging.getLogger(__name__)
 ENDED = frozenset({"success", "failed"})
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The pools that were locked when a critical section was entered, and when that was, by ``perf_counter``.
+
+    ``waited`` tells whether another was in it.
+    """
+
+    pools: Sequence[LockedPool]
+    at: float
+    waited: bool
+
+
 @dataclass(slots=True)
 class Section:
-    """One critical section: its counters, what it queued, and what it left.
+    """One critical section: how it was entered, its counters, what it queued, and what it left.
 
     ``left_over`` tells whether task instances may be left that an ended task makes room for.
     """
 
+    entry: Entry
     admission: Admission
     executors: dict[str | None, Any]
     now: datetime
@@ -86,22 +101,27 @@ class CriticalSection:
         self._short = False
         """Whether the last section left too little room for more, or found some that found none."""
 
-    async def fill(self, tx: Transaction, most: int) -> Section | None:
-        """Queue at most *most* task instances; None if another scheduler is in the section.
+    async def enter(self, tx: Transaction) -> Entry | None:
+        """Enter the section, beside async schedulers also when its turn has come; None if it is taken.
 
-        Locks: see :func:`enter_critical_section` and :func:`lock_candidates`; held until the commit.
+        Locks: see :func:`enter_critical_section`; held until the commit.
 
-        :raises sqlalchemy.exc.DBAPIError: when a pool row is locked (55P03 and the like).
+        :raises sqlalchemy.exc.DBAPIError: when another stays in it for too long, or a pool row is locked
+            (55P03 and the like).
         """
-        pools = await enter_critical_section(tx.session)
+        pools, waited = await enter_critical_section(tx.session), False
         if not pools:
-            return None
+            pools, waited = await wait_for_critical_section(tx.session, self._courtesy.patience), True
+        return Entry(pools, perf_counter(), waited) if pools else None
+
+    async def fill(self, tx: Transaction, entry: Entry, most: int) -> Section:
+        """Queue at most *most* task instances. Locks: see :func:`lock_candidates`; held until the commit."""
         others = self._courtesy.spared()
         leaves = bool(others) and not self._courtesy.order_decides
         ours = Owners(others, theirs=False) if leaves else EVERYBODY
         opening = await self._open(tx, most, ours)
         taken = await count_occupied(tx.session) if opening is None else opening.taken
-        section = self._begin(room_in(pools, taken))
+        section = self._begin(entry, room_in(entry.pools, taken))
         left = int(min(most, section.admission.open_slots))
         tried = leaves and left > 0
         if tried:
@@ -125,12 +145,12 @@ class CriticalSection:
         _time_query(started)
         return opening
 
-    def _begin(self, room: Room) -> Section:
+    def _begin(self, entry: Entry, room: Room) -> Section:
         executors: dict[str | None, Any] = {}
         slots = {executor: executor.slots_available for executor in self._scheduler.executors}
         admission = Admission(room.pools, room.run_active, executors, slots)
         admission.starved.runs |= room.full_runs
-        return Section(admission, executors, timezone.utcnow())
+        return Section(entry, admission, executors, timezone.utcnow())
 
     async def _fill_in_order(
         self, tx: Transaction, section: Section, left: int, opening: Opening | None = None
