@@ -225,8 +225,9 @@ OPTIONS: tuple[Option, ...] = (
         "executor_poll_interval",
         "0.1",
         _number(0.001, 60, "seconds"),
-        "How often an executor that holds unfinished work is asked for events. An idle executor gets its "
-        "heartbeat every ``[scheduler] scheduler_idle_sleep_time``.",
+        "How often an executor that holds unfinished work is asked for events. While events come it is asked "
+        "more often; the LocalExecutor tells of them by itself. An idle executor gets its heartbeat every "
+        "``[scheduler] scheduler_idle_sleep_time``.",
     ),
     Option(
         "executor_call_timeout",

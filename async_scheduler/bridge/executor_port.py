@@ -4,20 +4,25 @@ What the loop wants of the executor is kept here until the next :meth:`ExecutorP
 workloads of committed transactions, and calls that change its state. A beat hands them over, sends the
 heartbeat and brings back the events. So ``queue_workload``, ``heartbeat``, ``sync`` and
 ``get_event_buffer`` of one executor never overlap, and an executor that hangs holds up nobody else.
+
+Between two beats the thread may listen: it waits for news where the executor tells of them, beats by itself
+where it does not, and asks for a beat of the loop's once there are events. A call ends that at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from async_scheduler.bridge import executor_ends
 from async_scheduler.bridge.executor_log import log_sparingly
+from async_scheduler.bridge.listening import Bell, news_of
 from async_scheduler.bridge.threads import PurposeThread
 from async_scheduler.errors import ExecutorUnresponsive
 
@@ -26,7 +31,10 @@ if TYPE_CHECKING:
 
     from airflow.executors.base_executor import BaseExecutor
 
+    from async_scheduler.bridge.listening import Rhythm
     from async_scheduler.database.fence import Fence
+
+log = logging.getLogger(__name__)
 
 Events = dict[Any, tuple[Any, Any]]
 """Workload key → (state, info), as in ``BaseExecutor.event_buffer``."""
@@ -54,7 +62,14 @@ class ExecutorPort:
         self.events: Events = {}
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._thread = PurposeThread(f"executor-{self.name}", partial(_settle_in, executor))
+        self._bell = Bell()
+        self._thread = PurposeThread(
+            f"executor-{self.name}", partial(_settle_in, executor), interrupt=self._interrupt
+        )
+        self._listening = False
+        self._beaten = Beat(0, 0.0)
+        self._beaten_at = 0.0
+        self._failed: BaseException | None = None
         # By identity, in order. The loop adds, the executor's thread takes out, each in one step of its own.
         self._workloads: dict[int, Any] = {}
         self._calls: deque[Callable[[], object]] = deque()
@@ -160,11 +175,62 @@ class ExecutorPort:
     async def beat(self) -> Beat:
         """Hand over what waits, send the heartbeat, bring back events into :attr:`events`.
 
-        Nothing of this happens while the fence is not fresh.
+        Nothing of this happens while the fence is not fresh. Events that are there already are brought back
+        without another heartbeat, if nothing waits. Raises what one raised while nobody waited for it.
         """
-        beat = await self._thread.call(self._beat)
+        if self._failed is not None:
+            error, self._failed = self._failed, None
+            raise error
+        beat = self._beaten
+        if not self._arrived or self._workloads or self._calls:
+            beat = await self._thread.call(self._beat)
         self._take_arrived()
         return beat
+
+    def _interrupt(self) -> None:
+        if self._listening:
+            self._bell.ring()
+
+    def listen(self, rhythm: Rhythm, seconds: float) -> None:
+        """Have the thread wait for news, *seconds* at most, and ask for a beat as soon as there are any."""
+        if not self._listening:
+            self._listening = True
+            self._thread.submit_waiting(self._listen, rhythm, monotonic() + seconds)
+
+    def _listen(self, rhythm: Rhythm, until: float) -> None:
+        try:
+            if self._hears(rhythm, until):
+                self._ask_for_a_beat()
+        # Nobody waits for this call: the next beat raises what it has met.
+        except BaseException as error:
+            self._failed = error
+            self._ask_for_a_beat()
+        finally:
+            self._listening = False
+
+    def _hears(self, rhythm: Rhythm, until: float) -> bool:
+        """Return whether there are events, as soon as there are any; False if the thread is wanted before."""
+        told: list[Any] | None = None
+        while not self._arrived:
+            self._bell.silence()
+            if self._thread.is_wanted or monotonic() >= until:
+                return False
+            told = None if told else news_of(self.executor)  # after news that were none it is asked, once
+            again_at = self._beaten_at + (rhythm.pause() if told is None else rhythm.spacing())
+            if self._bell.wait(min(again_at, until) - monotonic()):
+                return False
+            if told and (self._bell.wait(until - monotonic(), told) or monotonic() >= until):
+                return False
+            if monotonic() >= until or not self.may_beat:
+                return False
+            self._heartbeat()
+        return True
+
+    def _ask_for_a_beat(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            log.debug("Executor %s has news after the end of the loop", self.name)
 
     def _take_arrived(self) -> None:
         while self._arrived:
@@ -181,10 +247,17 @@ class ExecutorPort:
         if not self.may_beat:
             return Beat(0, 0.0)
         handed_over = self._hand_over()
+        return Beat(handed_over, self._heartbeat())
+
+    def _heartbeat(self) -> float:
+        """Send the heartbeat and take the events; return how long the executor took."""
         started = perf_counter()
         self.executor.heartbeat()
-        self._arrived.append(self.executor.get_event_buffer())
-        return Beat(handed_over, perf_counter() - started)
+        if events := self.executor.get_event_buffer():
+            self._arrived.append(events)
+        seconds = perf_counter() - started
+        self._beaten, self._beaten_at = Beat(0, seconds), monotonic()
+        return seconds
 
     def _hand_over(self) -> int:
         from airflow.utils.session import create_session

@@ -31,16 +31,34 @@ class PurposeThread:
     process from ending.
     """
 
-    def __init__(self, name: str, begin: Callable[[], object] | None = None) -> None:
-        """Make a thread, which starts with the first call; *begin* is called on it before all others."""
+    def __init__(
+        self,
+        name: str,
+        begin: Callable[[], object] | None = None,
+        interrupt: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make a thread, which starts with the first call; *begin* is called on it before all others.
+
+        :param interrupt: called when another call is there, so that one that only waits can make way.
+        """
         self.name = name
         self._begin = begin
+        self._interrupt = interrupt
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call and return its future; for callers on other threads."""
+        future = self._queue(function, *args, **kwargs)
+        self._interrupt()
+        return future
+
+    def submit_waiting(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Queue a call that only waits, and makes way when it is interrupted."""
+        self._queue(function, *args, **kwargs)
+
+    def _queue(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         with self._starting:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
@@ -48,6 +66,11 @@ class PurposeThread:
         future: Future[T] = Future()
         self._jobs.put((future, attribution.carried(lambda: function(*args, **kwargs))))
         return future
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether another call is there, or the thread is to end."""
+        return not self._jobs.empty()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call and return its result without blocking the loop.
@@ -73,6 +96,7 @@ class PurposeThread:
     def close(self) -> None:
         """Let the thread end after the calls it has; do not wait for one that hangs."""
         self._jobs.put(None)
+        self._interrupt()
 
     def _work(self) -> None:
         while job := self._jobs.get():

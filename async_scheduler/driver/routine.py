@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,14 @@ class Routine(Protocol):
 
     async def run_once(self) -> Outcome:
         """Do one pass, in transactions of its own, and report it."""
+
+
+@runtime_checkable
+class Resting(Protocol):
+    """A routine that has a use for the time between two passes."""
+
+    def rest(self, seconds: float) -> float:
+        """Begin to rest, for *seconds* if nobody wakes it; return for how long it may be left alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from async_scheduler.driver.backoff import Backoff
-from async_scheduler.driver.routine import NOTHING, Outcome, Routine, Schedule
+from async_scheduler.driver.routine import NOTHING, Outcome, Resting, Routine, Schedule
 from async_scheduler.driver.wakeup import Wakeup
 from async_scheduler.errors import RoutineFailed, SchedulerFenced
 
@@ -71,6 +71,7 @@ class RoutineDriver:
         self._wake_followers = wake_followers
         self._on_pass = on_pass
         self._backoff = Backoff(policy.retry_max_backoff, policy.retry_give_up_after)
+        self._resting = routine if isinstance(routine, Resting) else None
         self._next_due = monotonic() + schedule.first_after
 
     @property
@@ -90,10 +91,17 @@ class RoutineDriver:
         :raises SchedulerFenced: when others have declared this scheduler dead.
         """
         while True:
-            await self.wakeup.wait(self._next_due - monotonic())
+            await self.wakeup.wait(self._rest())
             if self.stopping:
                 return
             await self.run_pass()
+
+    def _rest(self) -> float:
+        """Return the seconds until the next pass, which the routine may spend in a way of its own."""
+        seconds = self._next_due - monotonic()
+        if seconds <= 0 or self.wakeup.is_set or self._resting is None:
+            return seconds
+        return min(self._resting.rest(seconds), self.schedule.longest)
 
     @property
     def due(self) -> bool:

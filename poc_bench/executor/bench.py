@@ -92,6 +92,10 @@ class BenchExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow is untyped h
                 else:
                     self.fail(key)
 
+    def readable_with_news(self) -> list[socket.socket]:
+        """Return the socket by which the simulator tells what has ended."""
+        return [self._socket]
+
     def end(self) -> None:
         """Leave the workers to themselves."""
         self._socket.close()

@@ -272,3 +272,25 @@ async def test_ids_are_forgotten_with_the_last_event(airflow_db: Database) -> No
         await take_turns(assembly)
         assert states() == {"success": 1}
         assert port.id_of(key()) is None
+
+
+def is_listening(port: ExecutorPort) -> bool:
+    """Whether the executor's thread waits for news."""
+    return port._listening
+
+
+async def test_an_executor_is_listened_to_while_it_has_work(airflow_db: Database) -> None:
+    store("running")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        port = assembly.ports[0]
+        routine: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
+        routine._poll_interval = 60.0
+        assert routine.rest(0.02) == 0.02
+        assert not is_listening(port), "it has nothing"
+        port._outstanding[key()] = 1
+        assert routine.rest(0.02) == 60.0
+        assert is_listening(port)
+        await port._thread.drain()
+        port.events = {key(): (SUCCESS, None)}
+        assert routine.rest(0.02) == 0.02
+        assert not is_listening(port), "what was put back is tried again, news or not"

@@ -72,6 +72,17 @@ class Stuck(Scripted):
         return NOTHING
 
 
+@dataclass
+class Busy(Scripted):
+    """Has a use for the time between its passes: it may be left alone for an hour."""
+
+    rested: list[float] = field(default_factory=list)
+
+    def rest(self, seconds: float) -> float:
+        self.rested.append(seconds)
+        return 3600.0
+
+
 class Scheduler:
     """Drivers, a supervisor and what they reported."""
 
@@ -143,6 +154,32 @@ async def test_more_to_do_runs_again_without_waiting() -> None:
     scheduler.add(routine)
     await scheduler.assemble().run_concurrently()
     assert routine.calls == 3
+
+
+async def test_a_routine_that_rests_in_its_own_way_is_left_alone_until_it_is_woken() -> None:
+    scheduler = Scheduler()
+    routine = Busy("busy", [Outcome(due_in=0.01), lambda: _stop(scheduler)])
+    driver = scheduler.add(routine, Schedule(3600.0, jitter=0.0))
+
+    async def wake_later() -> None:
+        await asyncio.sleep(0.1)
+        assert routine.calls == 1, "it said that it may be left alone"
+        driver.wakeup.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wake_later())
+        await scheduler.assemble().run_concurrently()
+    assert routine.calls == 2
+    assert 0 < routine.rested[0] <= 0.01
+
+
+async def test_no_rest_is_longer_than_the_schedule_allows() -> None:
+    """Where rounds are counted each waits for all routines."""
+    scheduler = Scheduler()
+    routine = Busy("busy", [NOTHING, lambda: _stop(scheduler)])
+    scheduler.add(routine, Schedule(3600.0, longest=0.01))
+    await scheduler.assemble().run_concurrently()
+    assert routine.calls == 2
 
 
 async def test_passing_fault_is_retried_until_it_is_over() -> None:

@@ -82,6 +82,7 @@ class RunExecutorInSets(RunExecutor):
         self._contradicting: set[int] = set()
         self._told: set[TaskInstanceKey] = set()
         self._last_news = -inf
+        self._took = 0.0
 
     async def run_once(self) -> Outcome:
         """Beat once, then process the events brought back.
@@ -91,19 +92,33 @@ class RunExecutorInSets(RunExecutor):
         """
         started = monotonic()
         outcome = await super().run_once()
+        self._took = monotonic() - started
+        if outcome.counts["events"] or outcome.counts["handed_over"]:
+            self._last_news = monotonic()
         if outcome.due_in is not None:
-            outcome = replace(outcome, due_in=min(self._pause(outcome, started), outcome.due_in))
+            outcome = replace(outcome, due_in=min(self.pause(), outcome.due_in))
         return replace(outcome, wakes=("schedule", "enqueue") if self._has_backlog() else ("schedule",))
 
-    def _pause(self, outcome: Outcome, started: float) -> float:
+    def rest(self, seconds: float) -> float:
+        """Have the executor listened to while it has work; it asks for the next pass when it has news.
+
+        Events that were put back are no news: they are tried again after *seconds*.
+        """
+        if self._port.events or not self._port.has_unfinished_work:
+            return seconds
+        self._port.listen(self, self._poll_interval)
+        return self._poll_interval
+
+    def spacing(self) -> float:
+        """Return the seconds from one beat to the next at least."""
+        return max(SHORTEST_POLL, BEAT_SHARE * self._took)
+
+    def pause(self) -> float:
         """Return the seconds until the next beat while workloads and events flow, else infinity."""
-        now = monotonic()
-        if outcome.counts["events"] or outcome.counts["handed_over"]:
-            self._last_news = now
-        quiet = now - self._last_news
+        quiet = monotonic() - self._last_news
         if quiet >= BUSY_FOR:
             return inf
-        return max(SHORTEST_POLL, BEAT_SHARE * (now - started), min(LONGEST_POLL, QUIET_SHARE * quiet))
+        return max(self.spacing(), min(LONGEST_POLL, QUIET_SHARE * quiet))
 
     async def process_events(self) -> int:
         """Process the events at hand; return how many."""
