@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +32,7 @@ from poc_bench.report.comparison import Change, changes
 from poc_bench.report.drawing import number
 from poc_bench.report.names import full_name
 from poc_bench.run import Run
+from poc_bench.site import Executor
 from poc_bench.tuning import Tuned
 from poc_bench.workloads import WORKLOADS, sized_list
 
@@ -245,7 +246,10 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         help="postgres, mysql, sqlite (all embedded) or a server's URL",
     )
     run.add_argument(
-        "--executor", choices=("bench", "local"), default="bench", help="local: real task processes"
+        "--executor",
+        choices=get_args(Executor),
+        default="bench",
+        help="bench tells of events, as LocalExecutor; asked: does not, as Celery; local: real processes",
     )
     run.add_argument(
         "--profile", action="store_true", help="record each scheduler by py-spy, in cells of its own"

@@ -81,7 +81,7 @@ class Run:
         cell.runs, cell.task_instances = len(seen.runs), len(seen.task_instances)
         cell.violations = correctness.violations(plan, seen)
         cell.harness_cpu_share = round(seen.harness_cpu_share, 4)
-        if key.executor == "bench" and seen.foreign_cores is not None:
+        if key.executor != "local" and seen.foreign_cores is not None:
             cell.foreign_cores = round(seen.foreign_cores, 3)
         cell.link = seen.link
         cell.seconds_to_ready = round(seen.seconds_to_ready, 2)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from poc_bench.plan import Plan
     from poc_bench.workloads.model import Sized
 
-Executor = Literal["bench", "local"]
+Executor = Literal["bench", "asked", "local"]
+"""``bench`` tells when it has news, as the LocalExecutor does; ``asked`` is the same and has to be asked, as
+CeleryExecutor has; ``local`` runs real task processes."""
 Profile = Literal["speedscope", "flamegraph"]
 
 

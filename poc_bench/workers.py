@@ -62,6 +62,7 @@ class SimulatedWorkers:
             "AIRFLOW__CORE__EXECUTOR": "poc_bench.executor.bench.BenchExecutor",
             wire.SOCKET: str(self._socket),
             wire.HEARTBEAT_SECONDS: str(site.plan.heartbeat_seconds),
+            wire.HAS_TO_BE_ASKED: "1" if site.key.executor == "asked" else "",
         }
 
     def wait_until_ready(self) -> None:

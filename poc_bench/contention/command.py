@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--executor",
         choices=get_args(Executor),
         default="bench",
-        help="bench: simulated workers, which pass over locked rows; local: task processes and an API server"
-        " that waits for them",
+        help="bench: simulated workers, which pass over locked rows; asked: the same, the executor does not"
+        " tell of their ends, as Celery; local: task processes and an API server that waits for them",
     )
     parser.add_argument("--add", action="store_true", help="add to the experiment that lies in --out")
     parser.add_argument("--seed", type=int, default=1, help="what is drawn by chance is drawn from this (1)")

@@ -15,6 +15,7 @@ from airflow.executors.base_executor import BaseExecutor
 from airflow.executors.workloads import ExecuteTask
 
 from poc_bench.executor.wire import (
+    HAS_TO_BE_ASKED,
     HEARTBEAT_SECONDS,
     SOCKET,
     Ended,
@@ -42,6 +43,7 @@ class BenchExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow is untyped h
         super().__init__(*args, **kwargs)
         self._keys: dict[str, TaskInstanceKey] = {}
         self._blocks_for = float(os.environ.get(HEARTBEAT_SECONDS, "0"))
+        self._has_to_be_asked = bool(os.environ.get(HAS_TO_BE_ASKED))
         self._announced = False
 
     def start(self) -> None:
@@ -93,8 +95,8 @@ class BenchExecutor(BaseExecutor):  # type: ignore[misc]  # Airflow is untyped h
                     self.fail(key)
 
     def readable_with_news(self) -> list[socket.socket]:
-        """Return the socket by which the simulator tells what has ended."""
-        return [self._socket]
+        """Return the socket by which the simulator tells what has ended, nothing where it is to be asked."""
+        return [] if self._has_to_be_asked else [self._socket]
 
     def end(self) -> None:
         """Leave the workers to themselves."""

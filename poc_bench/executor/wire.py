@@ -16,6 +16,7 @@ CHUNK = 1 << 18
 SOCKET = "POC_BENCH_SOCKET"
 HEARTBEAT_SECONDS = "POC_BENCH_HEARTBEAT_SECONDS"
 READY_DIRECTORY = "POC_BENCH_READY_DIRECTORY"
+HAS_TO_BE_ASKED = "POC_BENCH_HAS_TO_BE_ASKED"
 """Environment variables by which the harness tells an executor about its cell."""
 
 
