@@ -132,6 +132,11 @@ class ExecutorPort:
         return self._fence is None or self._fence.fresh
 
     @property
+    def beat_seconds(self) -> float:
+        """How long the executor took for its last heartbeat."""
+        return self._beaten.seconds
+
+    @property
     def waiting(self) -> int:
         """Workloads accepted and not yet handed over."""
         return len(self._workloads)

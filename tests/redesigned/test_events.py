@@ -15,7 +15,7 @@ from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import select, update
 
-from async_scheduler.bridge.executor_port import ExecutorPort
+from async_scheduler.bridge.executor_port import Beat, ExecutorPort
 from async_scheduler.database.transaction import transaction
 from async_scheduler.routines.redesigned import events
 from async_scheduler.store.events import load_reported
@@ -272,6 +272,15 @@ async def test_ids_are_forgotten_with_the_last_event(airflow_db: Database) -> No
         await take_turns(assembly)
         assert states() == {"success": 1}
         assert port.id_of(key()) is None
+
+
+async def test_a_slow_executor_is_left_alone_for_as_long_as_its_last_beat_took(airflow_db: Database) -> None:
+    """Else the next work would wait for another of its heartbeats more often than not."""
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        routine: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
+        assert routine.spacing() == events.SHORTEST_POLL
+        assembly.ports[0]._beaten = Beat(0, 2.0)
+        assert routine.spacing() == 2.0 * events.BEAT_SHARE
 
 
 def is_listening(port: ExecutorPort) -> bool:

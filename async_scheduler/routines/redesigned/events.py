@@ -111,7 +111,7 @@ class RunExecutorInSets(RunExecutor):
 
     def spacing(self) -> float:
         """Return the seconds from one beat to the next at least."""
-        return max(SHORTEST_POLL, BEAT_SHARE * self._took)
+        return max(SHORTEST_POLL, BEAT_SHARE * max(self._took, self._port.beat_seconds))
 
     def pause(self) -> float:
         """Return the seconds until the next beat while workloads and events flow, else infinity."""
