@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from async_scheduler.bridge import executor_ends
 from async_scheduler.bridge.executor_log import log_sparingly
 from async_scheduler.bridge.listening import Bell, news_of
-from async_scheduler.bridge.threads import PurposeThread
+from async_scheduler.bridge.threads import PurposeThread, with_own_session
 from async_scheduler.errors import ExecutorUnresponsive
 
 if TYPE_CHECKING:
@@ -38,6 +38,13 @@ log = logging.getLogger(__name__)
 
 Events = dict[Any, tuple[Any, Any]]
 """Workload key → (state, info), as in ``BaseExecutor.event_buffer``."""
+
+
+VAIN = 0.02
+"""Seconds after which an executor is listened to again whose news brought no event: half a message, or an end
+that can be read for ever."""
+UNSURE = 0.1
+"""Seconds after which it is asked again whether a heartbeat may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class ExecutorPort:
         )
         self._listening = False
         self._beaten = Beat(0, 0.0)
-        self._beaten_at = 0.0
+        self._beaten_at = self._rested_at = 0.0
         self._failed: BaseException | None = None
         # By identity, in order. The loop adds, the executor's thread takes out, each in one step of its own.
         self._workloads: dict[int, Any] = {}
@@ -125,6 +132,8 @@ class ExecutorPort:
                 future.cancel()
                 raise ExecutorUnresponsive(self.name, name, timeout) from None
             raise
+        finally:
+            self._ask_for_a_beat()  # which ends with listening again
 
     @property
     def may_beat(self) -> bool:
@@ -199,37 +208,43 @@ class ExecutorPort:
     def listen(self, rhythm: Rhythm, seconds: float) -> None:
         """Have the thread wait for news, *seconds* at most, and ask for a beat as soon as there are any."""
         if not self._listening:
-            self._listening = True
-            self._thread.submit_waiting(self._listen, rhythm, monotonic() + seconds)
+            self._listening, self._rested_at = True, monotonic()
+            self._thread.submit_waiting(self._listen, rhythm, self._rested_at + seconds)
 
     def _listen(self, rhythm: Rhythm, until: float) -> None:
         try:
-            if self._hears(rhythm, until):
-                self._ask_for_a_beat()
+            asks = self._hears(rhythm, until)
         # Nobody waits for this call: the next beat raises what it has met.
         except BaseException as error:
-            self._failed = error
+            self._failed, asks = error, True
+        # Before the loop is woken: what it does then may end with another call of this.
+        self._listening = False
+        if asks:
             self._ask_for_a_beat()
-        finally:
-            self._listening = False
 
     def _hears(self, rhythm: Rhythm, until: float) -> bool:
         """Return whether there are events, as soon as there are any; False if the thread is wanted before."""
-        told: list[Any] | None = None
+        in_vain = False
         while not self._arrived:
             self._bell.silence()
-            if self._thread.is_wanted or monotonic() >= until:
+            now = monotonic()
+            if self._thread.is_wanted or now >= until:
                 return False
-            told = None if told else news_of(self.executor)  # after news that were none it is asked, once
-            again_at = self._beaten_at + (rhythm.pause() if told is None else rhythm.spacing())
-            if self._bell.wait(min(again_at, until) - monotonic()):
+            told = news_of(self.executor)
+            again_in = rhythm.pause() if told is None else rhythm.spacing()
+            again_at = max(self._beaten_at, self._rested_at) + (max(again_in, VAIN) if in_vain else again_in)
+            if self._bell.wait(min(again_at, until) - now):
                 return False
             if told and (self._bell.wait(until - monotonic(), told) or monotonic() >= until):
                 return False
-            if monotonic() >= until or not self.may_beat:
+            if monotonic() >= until:
                 return False
-            self._heartbeat()
-        return True
+            if self.may_beat:
+                with_own_session(self._heartbeat)
+                in_vain = told is not None
+            elif self._bell.wait(min(UNSURE, until - monotonic())):
+                return False
+        return not self._thread.is_wanted  # who wants it will see them
 
     def _ask_for_a_beat(self) -> None:
         try:

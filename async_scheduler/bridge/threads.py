@@ -113,9 +113,9 @@ class PurposeThread:
 
 
 def _settle(future: Future[T], function: Callable[[], T]) -> None:
-    """Give *future* what *function* returns or raises, and give back the thread's scoped session."""
+    """Give *future* what *function* returns or raises."""
     try:
-        result = _with_own_session(function)
+        result = with_own_session(function)
     # Whatever it is, it belongs to the caller, who gets it from the future.
     except BaseException as error:
         future.set_exception(error)
@@ -123,7 +123,8 @@ def _settle(future: Future[T], function: Callable[[], T]) -> None:
         future.set_result(result)
 
 
-def _with_own_session(function: Callable[[], T]) -> T:
+def with_own_session(function: Callable[[], T]) -> T:
+    """Return what *function* returns, and give back the thread's scoped session."""
     from airflow import settings
 
     try:

@@ -49,7 +49,7 @@ def lock_in_line(dialect: Dialect) -> Select[Any]:
     query = select(POOL.c.pool, POOL.c.slots, POOL.c.include_deferred).order_by(POOL.c.id)
     bounded = func.set_config("lock_timeout", bindparam("patience", type_=String()), True)
     # A CASE, so that the wait is bounded before it begins. Pools that change meanwhile are read anew when
-    # they are locked.
+    # they are locked; one that comes meanwhile is seen by the next section.
     entered = case((bounded.is_not(None), func.pg_advisory_xact_lock(_section()).is_not(None)))
     return locked(query.where(select(entered).scalar_subquery()), POOL, dialect, nowait=True)
 
@@ -120,7 +120,7 @@ async def wait_for_critical_section(session: AsyncSession, patience: float) -> l
     dialect = dialect_of(session)
     if not patience or not dialect.is_postgresql:
         return []
-    bound = {"patience": f"{1000 * patience:.0f}"}
+    bound = {"patience": str(max(1, round(1000 * patience)))}  # zero would be for ever
     return [LockedPool._make(row) for row in (await session.execute(lock_in_line(dialect), bound)).all()]
 
 

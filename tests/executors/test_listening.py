@@ -154,11 +154,25 @@ async def test_a_call_ends_the_listening(telling: Telling) -> None:
     it = Listened(telling)
     it.listen(Steady())
     assert await asyncio.to_thread(it.port.call_and_wait, lambda: 7, "ask", LONG) == 7
+    await it.heard.wait()  # so that it is listened to again
+    it.heard.clear()
     it.listen(Steady())
     it.port.call_later(lambda: None)
     await it.heard.wait()
     await it.port.beat()
     assert telling.beats == 1
+    it.port.close()
+
+
+async def test_news_are_heard_again_after_some_that_were_none(telling: Telling) -> None:
+    it = Listened(telling)
+    it.listen(Steady())
+    telling.theirs.send(b"half a line")
+    await asyncio.to_thread(telling.beaten.wait, LONG)
+    telling.end_one()
+    await it.heard.wait()
+    await it.port.beat()
+    assert it.port.events == {"key": ("success", None)}
     it.port.close()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from airflow.models.pool import Pool
 from airflow.utils.db import DBLocks
 from airflow.utils.session import create_session
@@ -14,7 +16,7 @@ from sqlalchemy import func, select, text, update
 
 from async_scheduler.database.transaction import transaction
 from async_scheduler.routines.redesigned import peers
-from async_scheduler.routines.redesigned.peers import WAIT_IN_LINE, Courtesy, Peers
+from async_scheduler.routines.redesigned.peers import NO_LINE_FOR, WAIT_IN_LINE, Courtesy, Peers
 from tests.redesigned.test_peers import other_scheduler
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, states
@@ -25,8 +27,7 @@ from tests.support.scheduler import assembled
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pytest
-
+    from async_scheduler.settings import Mode
     from tests.support.postgres import Database
 
 LOCK = select(func.pg_advisory_xact_lock(DBLocks.SCHEDULER_CRITICAL_SECTION.value))
@@ -131,6 +132,32 @@ async def test_the_limit_of_the_wait_ends_with_the_transaction(
             await new.enqueue.run_once()
         async with transaction(assembly._sessions) as tx:
             assert await tx.session.scalar(text("SHOW lock_timeout")) == before
+
+
+def test_after_a_wait_in_vain_nobody_waits_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(peers, "perf_counter", lambda: now[0])
+    others = Peers(1)
+    others.see({1, 2}, {1, 2})
+    courtesy = Courtesy(others)
+    courtesy.after_taken()
+    assert courtesy.patience == 0.0
+    now[0] += NO_LINE_FOR / 2
+    courtesy.after_taken()  # tried only, which is no wait in vain
+    now[0] += NO_LINE_FOR / 2
+    assert courtesy.patience == WAIT_IN_LINE
+
+
+def test_where_all_else_would_wait_too_nobody_waits() -> None:
+    others = Peers(1)
+    others.see({1, 2}, {1, 2})
+    assert Courtesy(others, lines_up=False).patience == 0.0
+
+
+@pytest.mark.parametrize(("mode", "lines_up"), [("concurrent", True), ("sequential", False)])
+async def test_the_mode_says_whether_all_else_would(airflow_db: Database, mode: Mode, lines_up: bool) -> None:
+    async with assembled(InstantExecutor(), settings=replace(REDESIGNED, mode=mode)) as assembly:
+        assert stages(assembly).enqueue._courtesy._lines_up is lines_up
 
 
 def test_who_is_waited_for() -> None:

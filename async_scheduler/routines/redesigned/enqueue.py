@@ -47,6 +47,7 @@ class EnqueueTaskInstances:
 
     :param batch: how many task instances one section queues at most.
     :param peers: the other schedulers, to whom task instances of their runs are left.
+    :param lines_up: whether a section waits for its turn beside other async schedulers.
     """
 
     name = "enqueue"
@@ -58,12 +59,13 @@ class EnqueueTaskInstances:
         plans: Plans,
         batch: int,
         peers: Peers | None = None,
+        lines_up: bool = True,
     ) -> None:
         self._scheduler = scheduler
         self._sessions = sessions
         self._plans = plans
         self._batch = batch
-        self._courtesy = Courtesy(peers or Peers())
+        self._courtesy = Courtesy(peers or Peers(), lines_up=lines_up)
         self._critical = CriticalSection(scheduler, plans, self._courtesy)
         self._workloads = WorkloadFactory()
         self._committed: deque[Queued] = deque()

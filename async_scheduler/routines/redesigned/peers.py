@@ -42,6 +42,9 @@ TAKEN_LOOK_AGAIN, TAKEN_LOOK_LATER = 0.005, 0.03
 as one with little in it takes, then each time twice as long, up to the longer one."""
 WAIT_IN_LINE = 0.1
 """The longest time, in seconds, for which a scheduler waits in line for a section that another is in."""
+NO_LINE_FOR = 1.0
+"""Seconds for which a scheduler does not wait in line after it did so in vain: sections are long, or one is
+stuck, and the server logs each such end as an error."""
 TAKEN_REST = 0.5
 """A section that was not waited for, or in vain, is left alone for so many times as long as the last one took
 here, whoever asks: on average that much of it is still to come, and each try costs three round trips."""
@@ -168,10 +171,14 @@ class Courtesy:
     A scheduler that goes on queueing what is left to it, however slowly, keeps it: on a busy machine all of
     them are slow, and whoever took from whom would have all of it. It is late when for a while none of what
     it could queue is gone. One with little of its own to do helps another with what has waited for as long.
+
+    :param lines_up: whether sections wait for their turn: not where other routines stand still meanwhile.
     """
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, *, lines_up: bool = True) -> None:
         self._peers = peers
+        self._lines_up = lines_up
+        self._no_line_until = -inf
         self._waited = Patience(LEFT_FOR)
         self._stalled = Patience(LEFT_FOR)
         self._left: dict[int | None, set[UUID]] = {}
@@ -210,7 +217,8 @@ class Courtesy:
 
         None beside a scheduler that only tries, such as a stock one: it would never find the section free.
         """
-        return WAIT_IN_LINE if self._peers.only_fellows else 0.0
+        may = self._lines_up and self._peers.only_fellows and perf_counter() >= self._no_line_until
+        return WAIT_IN_LINE if may else 0.0
 
     def look_due(self, busy: int) -> bool:
         """Whether it is time to see what has become of what was left, with *busy* queued in this section."""
@@ -259,7 +267,10 @@ class Courtesy:
         That is as long as one takes here. Whoever is in it may have looked before what waits here was
         committed, and nobody else tells.
         """
-        self._not_before = perf_counter() + TAKEN_REST * self._took
+        now = perf_counter()
+        if self.patience:
+            self._no_line_until = now + NO_LINE_FOR
+        self._not_before = now + TAKEN_REST * self._took
         again = min(max(self._look_again, self._took), LOOK_EVERY)
         self._look_again = min(2 * self._look_again, TAKEN_LOOK_LATER)
         return again

@@ -97,7 +97,10 @@ class RedesignedStages:
         )
         self.lanes = [self._make_lane(number, new_kept(), fence) for number in range(1, settings.lanes + 1)]
         """The schedule stage once for each visit that may be under way at the same time."""
-        self.enqueue = EnqueueTaskInstances(scheduler, sessions, self.plans, settings.queue_batch, self.peers)
+        lines_up = settings.mode == "concurrent"  # in other modes everything else would wait, too
+        self.enqueue = EnqueueTaskInstances(
+            scheduler, sessions, self.plans, settings.queue_batch, self.peers, lines_up
+        )
 
     def _make_lane(self, number: int, kept: Sessions | None, fence: Fence) -> Lane:
         name = f"{self.schedule.name}:{number}" if number > 1 else self.schedule.name
