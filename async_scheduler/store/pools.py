@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.utils.db import DBLocks
-from sqlalchemy import BindParameter, Select, String, bindparam, case, func, literal, select
+from sqlalchemy import BindParameter, Integer, Select, String, bindparam, case, cast, func, literal, select
 
 from async_scheduler.decide.admit import ActiveTasks, PoolSlots
 from async_scheduler.store.dialect import (
@@ -47,7 +47,7 @@ def lock_in_line(dialect: Dialect) -> Select[Any]:
     Fails after *patience* milliseconds, as does every wait for a lock in the rest of the transaction.
     """
     query = select(POOL.c.pool, POOL.c.slots, POOL.c.include_deferred).order_by(POOL.c.id)
-    bounded = func.set_config("lock_timeout", bindparam("patience", type_=String()), True)
+    bounded = func.set_config("lock_timeout", cast(bindparam("patience", type_=Integer()), String()), True)
     # A CASE, so that the wait is bounded before it begins. Pools that change meanwhile are read anew when
     # they are locked; one that comes meanwhile is seen by the next section.
     entered = case((bounded.is_not(None), func.pg_advisory_xact_lock(_section()).is_not(None)))
@@ -120,7 +120,7 @@ async def wait_for_critical_section(session: AsyncSession, patience: float) -> l
     dialect = dialect_of(session)
     if not patience or not dialect.is_postgresql:
         return []
-    bound = {"patience": str(max(1, round(1000 * patience)))}  # zero would be for ever
+    bound = {"patience": max(1, round(1000 * patience))}  # zero would be for ever
     return [LockedPool._make(row) for row in (await session.execute(lock_in_line(dialect), bound)).all()]
 
 
