@@ -21,6 +21,8 @@ from async_scheduler.bridge.listening import Bell, news_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from async_scheduler.bridge.listening import Rhythm
+
 LONG = 60.0
 """Seconds that no test lasts."""
 
@@ -83,14 +85,22 @@ class Listened:
         self.executor = executor
         self.heard = asyncio.Event()
         self.port = ExecutorPort(executor, wake=self.heard.set, **arguments)
+        self._over = Event()
+        listen = self.port._listen
+
+        def listen_and_tell(rhythm: Rhythm, until: float) -> None:
+            listen(rhythm, until)
+            self._over.set()
+
+        self.port._listen = listen_and_tell  # type: ignore[method-assign]
 
     def listen(self, rhythm: Any, seconds: float = LONG) -> None:
         """Have it listened to."""
         self.port.listen(rhythm, seconds)
 
-    async def silence(self) -> None:
-        """Return once the thread has ended what it does."""
-        await self.port._thread.drain()
+    async def listened(self) -> None:
+        """Return once the listening has ended by itself: a call of the thread's would end it."""
+        assert await asyncio.to_thread(self._over.wait, LONG)
 
 
 @pytest.fixture
@@ -145,8 +155,8 @@ async def test_news_that_were_none_do_not_keep_the_thread_busy(telling: Telling)
     telling.theirs.shutdown(socket.SHUT_WR)
     it, began = Listened(telling), monotonic()
     it.listen(Steady(spacing=0.01, pause=0.05), 0.3)
-    await it.silence()
-    assert telling.beats <= (monotonic() - began) / 0.01 + 1
+    await it.listened()
+    assert 1 <= telling.beats <= (monotonic() - began) / 0.01 + 1
     it.port.close()
 
 
@@ -179,8 +189,7 @@ async def test_news_are_heard_again_after_some_that_were_none(telling: Telling) 
 async def test_it_is_over_after_so_many_seconds(telling: Telling) -> None:
     it = Listened(telling)
     it.listen(Steady(), 0.01)
-    await asyncio.sleep(0.1)
-    await it.silence()
+    await it.listened()
     assert not it.heard.is_set()
     assert telling.beats == 0
     it.port.close()
@@ -202,8 +211,8 @@ async def test_what_a_heartbeat_raises_meanwhile_the_next_beat_raises() -> None:
 async def test_nothing_is_sent_while_others_may_have_declared_the_scheduler_dead() -> None:
     executor = Silent()
     it = Listened(executor, fence=SimpleNamespace(fresh=False))
-    it.listen(Steady(pause=0.0))
-    await it.silence()
+    it.listen(Steady(pause=0.0), 0.05)
+    await it.listened()
     assert executor.beats == 0
     it.port.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,12 @@ from airflow.utils.db import DBLocks
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState
 from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from async_scheduler.database.transaction import transaction
 from async_scheduler.routines.redesigned import peers
 from async_scheduler.routines.redesigned.peers import NO_LINE_FOR, WAIT_IN_LINE, Courtesy, Peers
-from tests.redesigned.test_peers import other_scheduler
+from async_scheduler.store.pools import wait_for_critical_section
+from tests.redesigned.test_peers import REDESIGNED_KIND, other_scheduler
 from tests.redesigned.test_races import set_state, stages
 from tests.redesigned.test_stages import REDESIGNED, states
 from tests.support.dags import create_run, layered_dag, write_dags
@@ -25,8 +26,9 @@ from tests.support.executor import InstantExecutor
 from tests.support.scheduler import assembled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
+    from async_scheduler.assembly import Assembly
     from async_scheduler.settings import Mode
     from tests.support.postgres import Database
 
@@ -74,33 +76,36 @@ def write_work() -> None:
     set_state("l0_t1", "scheduled")
 
 
+@asynccontextmanager
+async def beside(kind: str | None = REDESIGNED_KIND) -> AsyncIterator[Assembly]:
+    """Be a scheduler that has something to queue and knows of another one of this *kind*."""
+    write_work()
+    other_scheduler(kind=kind)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        await stages(assembly).sweep.run_once()
+        yield assembly
+
+
 async def test_whoever_waited_sees_what_the_one_before_has_done(
     airflow_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "WAIT_IN_LINE", LONG)
-    write_work()
-    other_scheduler()
-    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
-        await new.sweep.run_once()
+    async with beside() as assembly:
         with another_is_in_it(until_in_line=True):
-            outcome = await new.enqueue.run_once()
+            outcome = await stages(assembly).enqueue.run_once()
     assert outcome.counts == {"queued": 1, "waited": 1}
     assert states() == {"queued": 1, "scheduled": 1}, "one slot was left"
 
 
 async def test_nobody_waits_for_long(airflow_db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "WAIT_IN_LINE", 0.05)
-    write_work()
-    other_scheduler()
-    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
-        await new.sweep.run_once()
+    async with beside() as assembly:
+        enqueue = stages(assembly).enqueue
         with another_is_in_it(until_in_line=False):
-            assert (await new.enqueue.run_once()).counts == {"busy": 1}
+            assert (await enqueue.run_once()).counts == {"busy": 1}
             assert states() == {"scheduled": 2}
-        monkeypatch.setattr(new.enqueue._courtesy, "_not_before", 0.0)
-        assert (await new.enqueue.run_once()).counts == {"queued": 1}
+        monkeypatch.setattr(enqueue._courtesy, "_not_before", 0.0)
+        assert (await enqueue.run_once()).counts == {"queued": 1}
 
 
 async def test_beside_a_stock_scheduler_nobody_waits(
@@ -108,30 +113,22 @@ async def test_beside_a_stock_scheduler_nobody_waits(
 ) -> None:
     """It only tries, and would find the section taken whenever somebody waits for it."""
     monkeypatch.setattr(peers, "WAIT_IN_LINE", LONG)
-    write_work()
-    other_scheduler(kind=None)
-    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
-        await new.sweep.run_once()
+    async with beside(kind=None) as assembly:
         with another_is_in_it(until_in_line=False):
-            assert (await new.enqueue.run_once()).counts == {"busy": 1}
+            assert (await stages(assembly).enqueue.run_once()).counts == {"busy": 1}
 
 
-async def test_the_limit_of_the_wait_ends_with_the_transaction(
-    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(peers, "WAIT_IN_LINE", LONG)
-    write_work()
-    other_scheduler()
-    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
-        new = stages(assembly)
-        await new.sweep.run_once()
-        async with transaction(assembly._sessions) as tx:
-            before = await tx.session.scalar(text("SHOW lock_timeout"))
-        with another_is_in_it(until_in_line=True):
-            await new.enqueue.run_once()
-        async with transaction(assembly._sessions) as tx:
-            assert await tx.session.scalar(text("SHOW lock_timeout")) == before
+async def test_the_limit_of_the_wait_ends_with_the_transaction(airflow_db: Database) -> None:
+    """On one connection: whoever gets it next must not find it."""
+    limit = text("SHOW lock_timeout")
+    async with beside() as assembly, assembly.engine.connect() as connection:
+        session = AsyncSession(bind=connection)
+        before = await session.scalar(limit)
+        assert await wait_for_critical_section(session, 7.0)
+        assert await session.scalar(limit) == "7s"
+        await session.commit()
+        assert await session.scalar(limit) == before
+        await session.close()
 
 
 def test_after_a_wait_in_vain_nobody_waits_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
