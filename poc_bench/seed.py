@@ -25,7 +25,7 @@ from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from sqlalchemy import update
 
 from poc_bench.dagfile import EPOCH, build_dag
-from poc_bench.executor.transitions import HOSTNAME
+from poc_bench.executor.rows import HOSTNAME
 from poc_bench.past import NEWEST, PATTERN
 from poc_bench.plan import DEFAULT_POOL_SLOTS, DagSpec, Plan
 from poc_bench.workloads import sized

@@ -23,6 +23,10 @@ REAL_PARALLELISM = "8"
 """Task processes that run at once with real workers."""
 
 
+ISOLATION = {"postgresql": "AUTOCOMMIT", "mysql": "READ COMMITTED"}
+"""How the simulator's connection works, by dialect: on PostgreSQL one statement is all there is, mostly."""
+
+
 class Workers(Protocol):
     """The workers of a cell."""
 
@@ -44,11 +48,10 @@ class SimulatedWorkers:
         self._figures = site.folder / "simulator-figures.json"
         self._socket = site.folder / "socket"
         request = site.folder / "simulator.json"
+        dialect = site.address.dialect
         content = {
             "url": site.address.sync_url,
-            "engine_options": {"isolation_level": "READ COMMITTED"}
-            if site.address.dialect == "mysql"
-            else {},
+            "engine_options": {"isolation_level": level} if (level := ISOLATION.get(dialect)) else {},
             "connect_arguments": site.address.named("bench-simulator"),
             "socket": str(self._socket),
             "workload": site.key.workload.label,

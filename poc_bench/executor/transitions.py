@@ -2,7 +2,8 @@
 
 The source of each write is named with it (``airflow/api_fastapi/execution_api/routes/task_instances.py``). A
 row that somebody holds locked is left out and comes with a later batch: the API would wait for that one row
-while other requests go on.
+while other requests go on. PostgreSQL does most of a batch in one statement, see
+:mod:`poc_bench.executor.at_once`.
 """
 
 from __future__ import annotations
@@ -10,24 +11,16 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    ARRAY,
     ColumnClause,
     ColumnElement,
     DateTime,
-    Float,
-    Integer,
-    String,
     Uuid,
-    any_,
-    cast,
     column,
     delete,
-    extract,
     func,
     insert,
     inspect,
@@ -38,60 +31,13 @@ from sqlalchemy import (
 )
 from uuid6 import uuid7
 
+from poc_bench.executor import at_once
+from poc_bench.executor.rows import HOSTNAME, LOG, STARTABLE, TASK_MAP, TASK_RESCHEDULE, TI, Row
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from sqlalchemy.engine import Connection, Engine
-
-TI = table(
-    "task_instance",
-    column("id", Uuid()),
-    column("dag_id", String()),
-    column("task_id", String()),
-    column("run_id", String()),
-    column("map_index", Integer()),
-    column("state", String()),
-    column("try_number", Integer()),
-    column("max_tries", Integer()),
-    column("start_date", DateTime(timezone=True)),
-    column("end_date", DateTime(timezone=True)),
-    column("duration", Float()),
-    column("hostname", String()),
-    column("unixname", String()),
-    column("pid", Integer()),
-    column("last_heartbeat_at", DateTime(timezone=True)),
-    column("updated_at", DateTime(timezone=True)),
-    column("next_method", String()),
-    column("retry_delay_override", Float()),
-    column("retry_reason", String()),
-)
-LOG = table(
-    "log",
-    *(column(name) for name in ("dag_id", "task_id", "run_id", "map_index", "try_number")),
-    *(column(name) for name in ("event", "owner", "extra")),
-    column("dttm", DateTime(timezone=True)),
-)
-TASK_MAP = table(
-    "task_map", *(column(name) for name in ("dag_id", "task_id", "run_id", "map_index", "length"))
-)
-TASK_RESCHEDULE = table("task_reschedule", column("ti_id", Uuid()))
-
-STARTABLE = ("queued", "restarting")
-HOSTNAME = "bench-worker"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A task instance as found under its row lock."""
-
-    id: Any
-    dag_id: str
-    task_id: str
-    run_id: str
-    map_index: int
-    try_number: int
-    max_tries: int
-    state: str | None
 
 
 class Writer:
@@ -99,7 +45,10 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._now_is_naive = engine.dialect.name != "postgresql"
+        self._at_once = engine.dialect.name == "postgresql"
+        # An engine that commits each statement saves round trips where one statement is all.
+        self._joined = engine.execution_options(isolation_level="READ COMMITTED") if self._at_once else engine
+        self._now_is_naive = not self._at_once
         self._history_columns = _shared_columns(engine)
         self.commits = 0
         self.backend_pid = self._backend_pid()
@@ -107,11 +56,13 @@ class Writer:
     def start(self, ids: Collection[Any]) -> tuple[list[Row], list[Row]]:
         """Mark queued task instances *running*; return (started, refused). Source: ``ti_run``."""
         with self._engine.begin() as connection:
-            rows = _lock(connection, ids)
-            started = [row for row in rows if row.state in STARTABLE]
-            if started:
-                self._mark_running(connection, started)
+            if self._at_once:
+                rows = at_once.start(connection, ids, self._now())
+            else:
+                rows = _lock(connection, ids)
+                self._mark_running(connection, [row.id for row in rows if row.state in STARTABLE])
         self.commits += 1
+        started = [row for row in rows if row.state in STARTABLE]
         return started, [row for row in rows if row.state not in STARTABLE]
 
     def finish(self, outcomes: dict[Any, str], pushes: dict[Any, int]) -> list[Row]:
@@ -119,11 +70,15 @@ class Writer:
 
         *pushes* gives the length of a pushed list. Source: ``ti_update_state``, ``set_xcom``.
         """
-        with self._engine.begin() as connection:
-            rows = _lock(connection, outcomes)
+        more = pushes or "up_for_retry" in outcomes.values()
+        with (self._joined if more else self._engine).begin() as connection:
+            if self._at_once:
+                rows = at_once.finish(connection, outcomes, self._now())
+            else:
+                rows = _lock(connection, outcomes)
+                self._mark_ended(connection, rows, outcomes)
             running = [row for row in rows if row.state == "running"]
-            for state in sorted(set(outcomes.values())):
-                self._mark_ended(connection, [row for row in running if outcomes[row.id] == state], state)
+            self._archive(connection, [row.id for row in running if outcomes[row.id] == "up_for_retry"])
             maps = [row for row in running if row.id in pushes]
             if maps:
                 connection.execute(insert(TASK_MAP), [_task_map(row, pushes[row.id]) for row in maps])
@@ -134,12 +89,13 @@ class Writer:
         now = datetime.now(UTC)
         return now.replace(tzinfo=None) if self._now_is_naive else now
 
-    def _mark_running(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def _mark_running(self, connection: Connection, ids: Sequence[Any]) -> None:
+        if not ids:
+            return
         now = self._now()
-        ids = [row.id for row in rows]
         connection.execute(
             update(TI)
-            .where(_is_among(connection, ids))
+            .where(TI.c.id.in_(ids))
             .values(
                 state="running",
                 start_date=now,
@@ -155,25 +111,26 @@ class Writer:
         )
         self._log(connection, ids, "running", now)
 
-    def _mark_ended(self, connection: Connection, rows: Sequence[Row], state: str) -> None:
-        if not rows:
-            return
+    def _mark_ended(self, connection: Connection, rows: Sequence[Row], outcomes: dict[Any, str]) -> None:
         now = self._now()
-        ended = {
-            "state": state,
-            "end_date": now,
-            "duration": _seconds_since_start(connection, now),
-            "updated_at": now,
-            "next_method": None,
-        }
-        ids = [row.id for row in rows]
-        connection.execute(update(TI).where(_is_among(connection, ids)).values(ended))
-        self._log(connection, ids, state, now)
-        if state == "up_for_retry":
-            self._archive(connection, ids)  # gives them other ids
+        for state in sorted(set(outcomes.values())):
+            ids = [row.id for row in rows if row.state == "running" and outcomes[row.id] == state]
+            if not ids:
+                continue
+            ended = {
+                "state": state,
+                "end_date": now,
+                "duration": _seconds_since_start(connection, now),
+                "updated_at": now,
+                "next_method": None,
+            }
+            connection.execute(update(TI).where(TI.c.id.in_(ids)).values(ended))
+            self._log(connection, ids, state, now)
 
     def _archive(self, connection: Connection, ids: Sequence[Any]) -> None:
         """Copy the try to the history and give the row a new id. Source: ``prepare_db_for_next_try``."""
+        if not ids:
+            return
         names = self._history_columns
         source = table("task_instance", *(column(name) for name in ("id", *names)))
         target = table("task_instance_history", column("task_instance_id"), *(column(n) for n in names))
@@ -198,7 +155,7 @@ class Writer:
             "extra": literal(json.dumps({"host_name": HOSTNAME})),
         }
         columns: list[ColumnElement[Any]] = [*written.values(), *(TI.c[name] for name in copied)]
-        source = select(*columns).where(_is_among(connection, ids))
+        source = select(*columns).where(TI.c.id.in_(list(ids)))
         connection.execute(insert(LOG).from_select([*written, *copied], source))
 
     def _backend_pid(self) -> int | None:
@@ -210,23 +167,14 @@ class Writer:
 
 def _lock(connection: Connection, ids: Collection[Any]) -> list[Row]:
     columns = (TI.c[name] for name in Row.__dataclass_fields__)
-    query = select(*columns).where(_is_among(connection, ids)).order_by(TI.c.id)
+    query = select(*columns).where(TI.c.id.in_(list(ids))).order_by(TI.c.id)
     if connection.dialect.name != "sqlite":
         query = query.with_for_update(skip_locked=True)
     return [Row(*row) for row in connection.execute(query)]
 
 
-def _is_among(connection: Connection, ids: Collection[Any]) -> ColumnElement[bool]:
-    if connection.dialect.name == "postgresql":
-        # One parameter: a list of them is rendered anew for each batch.
-        return TI.c.id == any_(cast(literal([str(one) for one in ids], ARRAY(String())), ARRAY(Uuid())))
-    return TI.c.id.in_(list(ids))
-
-
 def _seconds_since_start(connection: Connection, now: datetime) -> Any:
     match connection.dialect.name:
-        case "postgresql":
-            return extract("epoch", literal(now, DateTime(timezone=True)) - TI.c.start_date)
         case "sqlite":
             return (func.julianday(now) - func.julianday(TI.c.start_date)) * 86400
         case _:

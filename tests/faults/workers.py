@@ -24,7 +24,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from poc_bench.executor.simulator import TICK, Client, Simulator, Worker
-from poc_bench.executor.transitions import Row, Writer
+from poc_bench.executor.transitions import Writer
 from poc_bench.executor.wire import Ended, Lines, Submitted
 from poc_bench.workloads import sized
 from tests.faults.work import CONSUMER, KILLED, PRODUCER
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from poc_bench.executor.rows import Row
     from poc_bench.plan import Plan
 
 EVENT = """
