@@ -186,17 +186,19 @@ class ExecutorPort:
             if workload.key == key:
                 self._workloads.pop(number, None)
 
-    async def beat(self) -> Beat:
+    async def beat(self, spacing: float = 0.0) -> Beat:
         """Hand over what waits, send the heartbeat, bring back events into :attr:`events`.
 
         Nothing of this happens while the fence is not fresh. Events that are there already are brought back
-        without another heartbeat, if nothing waits. Raises what one raised while nobody waited for it.
+        without another heartbeat, if nothing waits; nor is one sent within *spacing* seconds of the last, if
+        nothing waits. Raises what one raised while nobody waited for it.
         """
         if self._failed is not None:
             error, self._failed = self._failed, None
             raise error
         beat = self._beaten
-        if not self._arrived or self._workloads or self._calls:
+        is_enough = self._arrived or monotonic() < self._beaten_at + spacing
+        if self._workloads or self._calls or not is_enough:
             beat = await self._thread.call(self._beat)
         self._take_arrived()
         return beat

@@ -72,7 +72,7 @@ class RunExecutor:
         :raises SchedulerFenced: when others have declared this scheduler dead.
         """
         await self.confirm()
-        beat = await self._port.beat()
+        beat = await self._port.beat(self.least_between_beats())
         stats.timing(
             "scheduler.executor_heartbeat_duration",
             timedelta(seconds=beat.seconds),
@@ -80,7 +80,7 @@ class RunExecutor:
         )
         # The beat above has no limit: a slow executor delays only itself.
         async with asyncio.timeout(self._timeout):
-            handled = await self.process_events()
+            handled = await self._take_up_events()
             await self._save_event_logs()
         return Outcome(
             {"handed_over": beat.handed_over, "events": handled, "put_back": len(self._port.events)},
@@ -96,6 +96,13 @@ class RunExecutor:
         if not self._port.may_beat:
             async with transaction(self._sessions):
                 pass
+
+    def least_between_beats(self) -> float:
+        """Return the seconds from a heartbeat to the next one, unless something is to be handed over."""
+        return 0.0
+
+    async def _take_up_events(self) -> int:
+        return await self.process_events()
 
     async def process_events(self) -> int:
         """Process the events at hand; return how many. Those of locked rows stay for the next time.

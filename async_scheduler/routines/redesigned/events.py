@@ -44,6 +44,8 @@ QUIET_SHARE, LONGEST_POLL = 0.5, 0.02
 many seconds at most: asking keeps the loop busy, and what comes waits for no more than that share."""
 BUSY_FOR = 1.0
 """Seconds after the last workload or event for which an executor counts as busy."""
+LOOK_AFTER, LOOK_AT_LATEST = 0.05, 0.1
+"""Seconds after which good ends are compared with the database: in a pass that brings no others, in any."""
 STILL_ACTIVE = frozenset({"scheduled", "queued", "running", "restarting"})
 """A task instance found in these after its executor is done with it may have been killed."""
 
@@ -80,7 +82,9 @@ class RunExecutorInSets(RunExecutor):
         self._wake = wake
         self._finished = FinishedLog(view, scheduler.job.id)
         self._contradicting: set[int] = set()
-        self._told: set[TaskInstanceKey] = set()
+        self._told: dict[TaskInstanceKey, datetime] = {}
+        self._look_from: float | None = None
+        self._put_back = 0
         self._last_news = -inf
         self._took = 0.0
 
@@ -97,17 +101,26 @@ class RunExecutorInSets(RunExecutor):
             self._last_news = monotonic()
         if outcome.due_in is not None:
             outcome = replace(outcome, due_in=min(self.pause(), outcome.due_in))
-        return replace(outcome, wakes=("schedule", "enqueue") if self._has_backlog() else ("schedule",))
+        counts = {**outcome.counts, "put_back": self._put_back}
+        return replace(outcome, counts=counts, wakes=self._followers())
+
+    def least_between_beats(self) -> float:
+        """Return half of what is between two beats that nothing asks for: a pass may be a little early."""
+        return self.spacing() / 2
 
     def rest(self, seconds: float) -> float:
         """Have the executor listened to while it has work; it asks for the next pass when it has news.
 
         Events that were put back are no news: they are tried again after *seconds*.
         """
-        if self._port.events or not self._port.has_unfinished_work:
+        if self._look_from is None and (self._port.events or not self._port.has_unfinished_work):
             return seconds
-        self._port.listen(self, self._poll_interval)
-        return self._poll_interval
+        rest = self._poll_interval
+        if self._look_from is not None:
+            rest = min(rest, max(0.0, self._look_from + LOOK_AFTER - monotonic()))
+        if self._port.has_unfinished_work:
+            self._port.listen(self, rest)
+        return rest
 
     def spacing(self) -> float:
         """Return the seconds from one beat to the next at least."""
@@ -120,25 +133,58 @@ class RunExecutorInSets(RunExecutor):
             return inf
         return max(self.spacing(), min(LONGEST_POLL, QUIET_SHARE * quiet))
 
+    def _followers(self) -> tuple[str, ...]:
+        return ("schedule", "enqueue") if self._has_backlog() else ("schedule",)
+
+    async def _take_up_events(self) -> int:
+        """Tell of new events; process them now, or with those of later passes where nobody waits for that.
+
+        What waits for the end of a task is its run, and a run that is told of needs no look at the event:
+        that only logs it, and finds tasks that were killed. So a good end may wait until nothing else is to
+        do, and many are looked at together.
+        """
+        if not self._port.events:
+            return 0
+        new = {key: event for key, event in self._port.events.items() if key not in self._told}
+        told = self._mark_at_once(_split(new)[0])
+        if told:
+            self._last_news = monotonic()
+        all_may_wait = not self._put_back and all(key in told and _is_good(new[key]) for key in new)
+        return 0 if all_may_wait and self._looks_later(news=bool(new)) else await self.process_events()
+
+    def _looks_later(self, *, news: bool) -> bool:
+        now = monotonic()
+        if self._look_from is None:
+            self._look_from = now
+        return now < self._look_from + (LOOK_AT_LATEST if news else LOOK_AFTER)
+
     async def process_events(self) -> int:
         """Process the events at hand; return how many."""
-        events, now = dict(self._port.events), timezone.utcnow()
+        events = dict(self._port.events)
         ended, started = _split(events)
-        told = self._mark_at_once(ended)
+        self._mark_at_once(ended)
         if started:
             await self._write_ids(started)
         gone, agreeing = await self._look(ended) if ended else ([], [])
         settled = [*started, *gone, *(one.key for one in agreeing)]
         for key in settled:
             self._port.settle(key, events[key])
-        self._dirty.mark(one.row.run for one in agreeing if one.key not in told or _is_newer(one.row, now))
-        await self._finished.write(agreeing)
+        unseen = [one for one in agreeing if self._may_have_missed(one)]
+        self._dirty.mark(one.row.run for one in unseen)
+        await self._finished.write(agreeing, went_on={one.key for one in unseen if one.key in self._told})
         processed = len(settled) + await super().process_events()
-        self._told &= self._port.events.keys()
+        left = self._port.events
+        self._told = {key: when for key, when in self._told.items() if key in left}
+        self._look_from, self._put_back = None, len(left)
         # Marked only now that Airflow's code has committed what it made of them.
         self._dirty.mark(self._contradicting)
         self._contradicting.clear()
         return processed
+
+    def _may_have_missed(self, ended: Ended) -> bool:
+        """Whether no visit is known to have begun after the last write to the task instance."""
+        told, written = self._told.get(ended.key), ended.row.updated_at
+        return told is None or written is None or written >= told
 
     def _mark_at_once(self, ended: Collection[TaskInstanceKey]) -> set[TaskInstanceKey]:
         """Have the runs of *ended* visited that are known without a look; return which those are.
@@ -150,9 +196,9 @@ class RunExecutorInSets(RunExecutor):
         new = (key for key in ended if key not in self._told)
         runs = {key: run for key in new if (run := self._port.run_of(key)) is not None}
         if runs:
-            self._told.update(runs)
+            self._told.update(dict.fromkeys(runs, timezone.utcnow()))
             self._dirty.mark(runs.values())
-            self._wake(("schedule",))
+            self._wake(self._followers())
         return set(runs)
 
     async def _write_ids(self, started: dict[TaskInstanceKey, Any]) -> None:
@@ -188,9 +234,8 @@ class RunExecutorInSets(RunExecutor):
         return gone, agreeing
 
 
-def _is_newer(row: ReportedRow, time: datetime) -> bool:
-    """Whether a task instance was written after *time*: a visit that began then may have missed it."""
-    return row.updated_at is None or row.updated_at >= time
+def _is_good(event: tuple[Any, Any]) -> bool:
+    return str(getattr(event[0], "value", event[0])) == "success"
 
 
 def _contradicts(row: ReportedRow, key: TaskInstanceKey, state: Any, rescheduled: Collection[UUID]) -> bool:
@@ -201,8 +246,7 @@ def _contradicts(row: ReportedRow, key: TaskInstanceKey, state: Any, rescheduled
     """
     if row.try_number != key.try_number or row.state not in STILL_ACTIVE:
         return False
-    is_success = str(getattr(state, "value", state)) == "success"
-    return not (is_success and row.state == "scheduled" and row.id in rescheduled)
+    return not (_is_good((state, None)) and row.state == "scheduled" and row.id in rescheduled)
 
 
 def _split(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow.configuration import conf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from airflow.models.taskinstancekey import TaskInstanceKey
 
@@ -51,10 +51,13 @@ class FinishedLog:
         self._job_id = job_id
         self._one_object_each = conf.getboolean("logging", "json_logs")
 
-    async def write(self, ended: Sequence[Ended]) -> None:
-        """Log them in slices of the loop's time."""
+    async def write(self, ended: Sequence[Ended], went_on: Collection[TaskInstanceKey] = ()) -> None:
+        """Log them in slices of the loop's time.
+
+        :param went_on: those whose next try may be of this scheduler's making by now, which is no surprise.
+        """
         for one in ended:
-            if one.row.try_number != one.key.try_number:
+            if one.row.try_number != one.key.try_number and one.key not in went_on:
                 self._warn(one)
         if not log.isEnabledFor(logging.INFO):
             return
