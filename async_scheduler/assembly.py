@@ -256,7 +256,6 @@ class Assembly:
         scheduler, sessions, rest = self._scheduler, self._sessions, self._rest
         start = Schedule(rest, core=True, wakes=("schedule",))
         schedule = Schedule(self._idle, core=True, woken_as="schedule")
-        enqueue = Schedule(rest, core=True, wakes=executors)
         if (new := self.redesigned) is not None:
             probe = [self._driver(new.probe, Schedule(self._settings.probe_interval))]
             first_lane, *other_lanes = new.lanes
@@ -267,14 +266,17 @@ class Assembly:
                 self._driver(first_lane, schedule),
                 # What comes due while the first is at work, it has others woken for.
                 *(self._driver(lane, replace(schedule, interval=rest)) for lane in other_lanes),
-                self._driver(new.enqueue, enqueue),
+                # A port asks for a beat itself as soon as it is given something.
+                self._driver(new.enqueue, Schedule(rest, core=True)),
             ]
         poll = self._settings.executor_poll_interval
         at_once = RUNS_EXAMINED_AT_ONCE if self._is_sqlite() else None
         return [
             self._driver(StartDagRuns(scheduler, sessions), start),
             self._driver(ScheduleTaskInstances(scheduler, sessions, at_once), schedule),
-            self._driver(EnqueueTaskInstances(scheduler, sessions, poll), enqueue),
+            self._driver(
+                EnqueueTaskInstances(scheduler, sessions, poll), Schedule(rest, core=True, wakes=executors)
+            ),
         ]
 
     def _sweep_schedule(self) -> Schedule:
