@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ class ExecutorPort:
         )
         self._listening = False
         self._beaten = Beat(0, 0.0)
-        self._beaten_at = self._rested_at = 0.0
+        self._beaten_at = self._rested_at = self._listen_until = -inf
         self._failed: BaseException | None = None
         # By identity, in order. The loop adds, the executor's thread takes out, each in one step of its own.
         self._workloads: dict[int, Any] = {}
@@ -208,28 +209,37 @@ class ExecutorPort:
             self._bell.ring()
 
     def listen(self, rhythm: Rhythm, seconds: float) -> None:
-        """Have the thread wait for news, *seconds* at most, and ask for a beat as soon as there are any."""
+        """Have the thread wait for news, *seconds* at most, and ask for a beat as soon as there are any.
+
+        Where it does so already, it goes on for that long.
+        """
+        self._rested_at = monotonic()
+        self._listen_until = self._rested_at + seconds  # written first: who has ended looks at it once more
         if not self._listening:
-            self._listening, self._rested_at = True, monotonic()
-            self._thread.submit_waiting(self._listen, rhythm, self._rested_at + seconds)
+            self._listening = True
+            self._thread.submit_waiting(self._listen, rhythm)
 
-    def _listen(self, rhythm: Rhythm, until: float) -> None:
-        try:
-            asks = self._hears(rhythm, until)
-        # Nobody waits for this call: the next beat raises what it has met.
-        except BaseException as error:
-            self._failed, asks = error, True
-        # Before the loop is woken: what it does then may end with another call of this.
-        self._listening = False
-        if asks:
-            self._ask_for_a_beat()
+    def _listen(self, rhythm: Rhythm) -> None:
+        while True:
+            try:
+                asks = self._hears(rhythm)
+            # Nobody waits for this call: the next beat raises what it has met.
+            except BaseException as error:
+                self._failed, asks = error, True
+            # Before the loop is woken: what it does then may end with another call of this.
+            self._listening = False
+            if asks:
+                self._ask_for_a_beat()
+            if asks or self._thread.is_wanted or monotonic() >= self._listen_until:
+                return
+            self._listening = True  # it was to go on just when it ended
 
-    def _hears(self, rhythm: Rhythm, until: float) -> bool:
+    def _hears(self, rhythm: Rhythm) -> bool:
         """Return whether there are events, as soon as there are any; False if the thread is wanted before."""
         in_vain = False
         while not self._arrived:
             self._bell.silence()
-            now = monotonic()
+            now, until = monotonic(), self._listen_until
             if self._thread.is_wanted or now >= until:
                 return False
             told = news_of(self.executor)
@@ -237,10 +247,10 @@ class ExecutorPort:
             again_at = max(self._beaten_at, self._rested_at) + (max(again_in, VAIN) if in_vain else again_in)
             if self._bell.wait(min(again_at, until) - now):
                 return False
-            if told and (self._bell.wait(until - monotonic(), told) or monotonic() >= until):
+            if told and self._bell.wait(until - monotonic(), told):
                 return False
             if monotonic() >= until:
-                return False
+                continue  # it may be to go on for longer by now
             if self.may_beat:
                 with_own_session(self._heartbeat)
                 in_vain = told is not None

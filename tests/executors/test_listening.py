@@ -88,8 +88,8 @@ class Listened:
         self._over = Event()
         listen = self.port._listen
 
-        def listen_and_tell(rhythm: Rhythm, until: float) -> None:
-            listen(rhythm, until)
+        def listen_and_tell(rhythm: Rhythm) -> None:
+            listen(rhythm)
             self._over.set()
 
         self.port._listen = listen_and_tell  # type: ignore[method-assign]
@@ -263,3 +263,47 @@ def test_a_bell_is_heard_once_and_its_pipe_ends_with_it() -> None:
     for end in ends:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(end)
+
+
+async def test_listening_goes_on_for_as_long_as_was_asked_for_last(telling: Telling) -> None:
+    it = Listened(telling)
+    it.listen(Steady(), 0.05)
+    it.listen(Steady(), LONG)
+    await asyncio.sleep(0.1)
+    assert telling.beats == 0, "that the first time is over is no news"
+    telling.end_one()
+    await it.heard.wait()
+
+
+async def test_listening_goes_on_where_that_is_asked_for_just_as_it_ends(
+    telling: Telling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = Listened(telling)
+    hears, ended, asked_again = it.port._hears, asyncio.Event(), Event()
+
+    def hears_until_asked_again(rhythm: Rhythm) -> bool:
+        heard = hears(rhythm)
+        if not asked_again.is_set():
+            it.port._loop.call_soon_threadsafe(ended.set)
+            asked_again.wait(LONG)  # the loop finds it listening still
+        return heard
+
+    monkeypatch.setattr(it.port, "_hears", hears_until_asked_again)
+    it.listen(Steady(), 0.01)
+    await ended.wait()
+    it.listen(Steady(), LONG)
+    asked_again.set()
+    telling.end_one()
+    await it.heard.wait()
+
+
+async def test_a_pass_with_nothing_to_hand_over_sends_no_heartbeat_soon_after_another() -> None:
+    it = Listened(Silent())
+    await it.port.beat(LONG)
+    await it.port.beat(LONG)
+    assert it.executor.beats == 1
+    await it.port.beat()
+    assert it.executor.beats == 2
+    it.port.call_later(lambda: None)
+    await it.port.beat(LONG)
+    assert it.executor.beats == 3
