@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import time
 from contextlib import ExitStack
@@ -31,6 +32,9 @@ POLL = 0.25
 SAMPLE = 1.0
 """Seconds between two looks at who holds slots."""
 READY_WITHIN = 300.0
+SETTLED_AFTER, AT_SOME_POINT_WITHIN = 1.0, 0.25
+"""Seconds from the first turn of all loops to the work: first statements are over and schedulers know each
+other by then. Up to so much more by chance (of the seed), as schedulers look for work at regular times."""
 
 
 class Cell:
@@ -54,6 +58,7 @@ class Cell:
             self._stack.callback(database.close)
             self._start(settings)
             self._wait_until_ready()
+            self._let_settle()
             if self._link is not None:
                 self._link.verify()
             return self._observe(database, time.monotonic() - began)
@@ -91,6 +96,11 @@ class Cell:
             if time.monotonic() > deadline:
                 raise CellFailure(f"no scheduler loop after {READY_WITHIN:g} s")
             time.sleep(0.05)
+
+    def _let_settle(self) -> None:
+        chance = random.Random(f"{self._site.key.seed} {self._site.key.repeat}").random()
+        time.sleep(SETTLED_AFTER + AT_SOME_POINT_WITHIN * chance)
+        self._check_alive()
 
     def _children(self) -> list[Child]:
         return [*self._schedulers, self._workers.process, *([self._link.process] if self._link else [])]
