@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, false, func, select
 
 from async_scheduler.store.creation import asset_work, due_work
 from async_scheduler.store.dialect import Dialect, dialect_of, statement
-from async_scheduler.store.jobs import is_alive, job_state
+from async_scheduler.store.jobs import JOB, is_alive, job_state
 from async_scheduler.store.queued import of_waiting
 from async_scheduler.store.running import due as due_runs
 from async_scheduler.store.tables import DAG, INSTANCE, RUN
@@ -28,7 +28,8 @@ class Waiting(NamedTuple):
 
     ``queued_runs`` and ``due_dags`` count; the others only tell whether there is any. ``queued_last`` is when
     the last of the queued runs came, by the clock of whoever queued it. ``schedulers`` counts those that are
-    alive, this one among them; ``running_runs`` is true if a run may be examined, busy or not; ``job_state``
+    alive, this one among them, and once more those that say how they work (:func:`job_kind`), which they do
+    when they begin; ``running_runs`` is true if a run may be examined, busy or not; ``job_state``
     is the state of this scheduler's job, None where its row is gone.
     """
 
@@ -70,7 +71,7 @@ def waiting(dialect: Dialect) -> Select[Any]:
         _any(deadline.deadline_time < func.now(), deadline.missed == false()),
         _any(callback.type == CallbackType.EXECUTOR, callback.state == CallbackState.PENDING),
         _any(test.state == ConnectionTestState.PENDING),
-        select(func.count()).where(*is_alive()).scalar_subquery(),
+        select(func.count() + func.count(JOB.c.executor_class)).where(*is_alive()).scalar_subquery(),
         due_runs(dialect).exists(),
         job_state(dialect).scalar_subquery(),
     )

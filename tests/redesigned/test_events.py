@@ -303,3 +303,117 @@ async def test_an_executor_is_listened_to_while_it_has_work(airflow_db: Database
         port.events = {key(): (SUCCESS, None)}
         assert routine.rest(0.02) == 0.02
         assert not is_listening(port), "what was put back is tried again, news or not"
+
+
+class Deferring:
+    """The routine of an executor that has ended task instances of this scheduler, by a clock of ours."""
+
+    def __init__(self, assembly: Assembly, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert assembly.redesigned is not None
+        self.routine: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
+        self.port = assembly.ports[0]
+        self.dirty = assembly.redesigned.dirty
+        self.routine._poll_interval = 60.0
+        self.now = 1000.0
+        monkeypatch.setattr(events, "monotonic", lambda: self.now)
+
+    async def hear(self, *ended: tuple[TaskInstanceKey, Any], after: float = 0.0) -> int:
+        """Bring back these events in a pass, so many seconds after the last; return how many it settled."""
+        self.now += after
+        for event, state in ended:
+            self.port.events[event] = (state, None)
+            self.port._outstanding.pop(event, None)
+        count: int = await self.routine._take_up_events()
+        return count
+
+    def visit(self) -> list[int]:
+        """Return the runs that are to be visited, as if they were."""
+        taken = self.dirty.take(9, timezone.utcnow())
+        self.dirty.release(taken)
+        return list(taken)
+
+
+async def test_a_good_end_is_told_of_at_once_and_looked_at_when_nothing_else_comes(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store("success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        know_from_its_workload(assembly, run)
+        assert await it.hear((key(), SUCCESS)) == 0
+        assert it.visit() == [run.id]
+        assert it.routine.rest(60.0) == pytest.approx(events.LOOK_AFTER)
+        assert await it.hear(after=0.9 * events.LOOK_AFTER) == 0
+        assert it.routine.rest(60.0) == pytest.approx(0.1 * events.LOOK_AFTER)
+        assert await it.hear(after=0.2 * events.LOOK_AFTER) == 1
+        assert it.visit() == []
+        assert it.port.events == {}
+        assert it.routine.rest(60.0) == 60.0
+        assert not it.routine._brought_news
+
+
+async def test_good_ends_wait_while_others_come_but_not_for_long(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dags(layered_dag("dag", [5]))
+    run = create_run("dag", state=DagRunState.RUNNING)
+    with create_session() as session:
+        session.execute(update(TaskInstance).values(state="success", try_number=1))
+        ids = dict(map(tuple, session.execute(select(TaskInstance.task_id, TaskInstance.id))))
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        keys = [TaskInstanceKey("dag", task_id, "run_0", 1, -1) for task_id in sorted(ids)]
+        for one in keys:
+            it.port.expect(one, run.id)
+            it.port.accept(SimpleNamespace(key=one, ti=SimpleNamespace(id=ids[one.task_id])))
+        it.port._workloads.clear()
+        settled = [await it.hear((one, SUCCESS), after=0.3 * events.LOOK_AT_LATEST) for one in keys]
+        assert settled == [0, 0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_bad_end_and_one_of_an_unknown_run_are_looked_at_at_once(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    run = store("failed" if known else "success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        if known:
+            know_from_its_workload(assembly, run)
+        assert await it.hear((key(), FAILED if known else SUCCESS)) == 1
+        assert it.visit() == [run.id]
+        assert it.routine._brought_news is not known
+
+
+async def test_events_that_were_put_back_are_tried_with_each_pass(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        run = store("running", job=assembly._scheduler.job.id)
+        know_from_its_workload(assembly, run)
+        assert await it.hear((key(), SUCCESS)) == 0
+        with create_session(scoped=False) as somebody:
+            somebody.execute(select(TaskInstance).with_for_update())
+            assert await it.hear(after=events.LOOK_AFTER) == 0
+            assert it.routine.rest(0.02) == 0.02
+        assert await it.hear() == 1
+    assert states() == {"failed": 1}
+
+
+async def test_that_a_try_follows_by_our_own_doing_is_no_surprise(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A retry without delay is scheduled before the event of the try before is looked at."""
+    run = store("up_for_retry")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        know_from_its_workload(assembly, run)
+        assert await it.hear((key(), SUCCESS)) == 0
+        it.visit()
+        next_try = {"state": "queued", "try_number": 2, "id": uuid7(), "updated_at": timezone.utcnow()}
+        with create_session() as session:
+            session.execute(update(TaskInstance).values(next_try))
+        assert await it.hear(after=events.LOOK_AFTER) == 1
+    assert states() == {"queued": 1}
+    assert "try_number mismatch" not in caplog.text

@@ -424,6 +424,22 @@ async def test_a_scheduler_that_comes_is_noticed_by_the_next_probe(airflow_db: D
         assert (await new.probe.run_once()).wakes == ()
 
 
+async def test_that_a_scheduler_begins_to_share_is_noticed_by_the_next_probe(airflow_db: Database) -> None:
+    """Its job is there, and alive, while its executors still start: it does not say yet how it works."""
+    other = other_scheduler(kind=None)
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        new = stages(assembly)
+        await new.sweep.run_once()
+        await new.probe.run_once()
+        assert new.peers.others == {other}
+        assert not new.peers.only_fellows
+        with create_session() as session:
+            session.execute(update(Job).where(Job.id == other).values(executor_class=REDESIGNED_KIND))
+        assert (await new.probe.run_once()).wakes == ("sweep",)
+        await new.sweep.run_once()
+        assert new.peers.only_fellows
+
+
 async def test_new_runs_are_shared_and_what_is_not_fetched_is_started(
     airflow_db: Database, clock: Clock
 ) -> None:

@@ -85,6 +85,7 @@ class RunExecutorInSets(RunExecutor):
         self._told: dict[TaskInstanceKey, datetime] = {}
         self._look_from: float | None = None
         self._put_back = 0
+        self._brought_news = False
         self._last_news = -inf
         self._took = 0.0
 
@@ -94,7 +95,7 @@ class RunExecutorInSets(RunExecutor):
         While workloads and events flow the next beat follows soon: the end of a task is what its successors
         wait for. An executor that is slow to answer is asked less often, one that is quiet at its interval.
         """
-        started = monotonic()
+        started, self._brought_news = monotonic(), False
         outcome = await super().run_once()
         self._took = monotonic() - started
         if outcome.counts["events"] or outcome.counts["handed_over"]:
@@ -102,7 +103,7 @@ class RunExecutorInSets(RunExecutor):
         if outcome.due_in is not None:
             outcome = replace(outcome, due_in=min(self.pause(), outcome.due_in))
         counts = {**outcome.counts, "put_back": self._put_back}
-        return replace(outcome, counts=counts, wakes=self._followers())
+        return replace(outcome, counts=counts, progressed=self._brought_news, wakes=self._followers())
 
     def least_between_beats(self) -> float:
         """Return half of what is between two beats that nothing asks for: a pass may be a little early."""
@@ -172,14 +173,16 @@ class RunExecutorInSets(RunExecutor):
         unseen = [one for one in agreeing if self._may_have_missed(one)]
         self._dirty.mark(one.row.run for one in unseen)
         await self._finished.write(agreeing, went_on={one.key for one in unseen if one.key in self._told})
-        processed = len(settled) + await super().process_events()
+        others = await super().process_events()
         left = self._port.events
         self._told = {key: when for key, when in self._told.items() if key in left}
         self._look_from, self._put_back = None, len(left)
         # Marked only now that Airflow's code has committed what it made of them.
         self._dirty.mark(self._contradicting)
         self._contradicting.clear()
-        return processed
+        # Of the rest its followers were told when it was heard.
+        self._brought_news = bool(unseen or gone or others)
+        return len(settled) + others
 
     def _may_have_missed(self, ended: Ended) -> bool:
         """Whether no visit is known to have begun after the last write to the task instance."""
