@@ -427,13 +427,13 @@ WHERE deadline.deadline_time < now() AND deadline.missed = false) AS anon_4, EXI
 FROM callback
 WHERE callback.type = %s AND callback.state = %s) AS anon_5, EXISTS (SELECT 1
 FROM connection_test_request
-WHERE connection_test_request.state = %s) AS anon_6, (SELECT count(*) AS count_2
+WHERE connection_test_request.state = %s) AS anon_6, (SELECT count(*) + count(job.executor_class) AS anon_8
 FROM job
 WHERE job.job_type = %s AND job.state = %s AND job.latest_heartbeat >= %s) AS anon_7, EXISTS (SELECT dag_run.id
 FROM dag_run USE INDEX (idx_dag_run_running_dags) INNER JOIN dag ON dag.dag_id = dag_run.dag_id
-WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false) AS anon_8, (SELECT job.state
+WHERE dag_run.state = %s AND dag_run.run_after <= now() AND dag.is_paused = false AND dag.is_stale = false) AS anon_9, (SELECT job.state
 FROM job
-WHERE job.id = %s) AS anon_9
+WHERE job.id = %s) AS anon_10
 FROM (SELECT count(*) AS runs, max(dag_run.queued_at) AS last
 FROM dag_run INNER JOIN dag ON dag.dag_id = dag_run.dag_id AND dag.is_paused = false AND dag.is_stale = false
 WHERE dag_run.state = %s AND dag_run.run_after <= now()) AS queued;
