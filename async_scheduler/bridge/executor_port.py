@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from async_scheduler.bridge import executor_ends
 from async_scheduler.bridge.executor_log import log_sparingly
-from async_scheduler.bridge.listening import Bell, news_of
+from async_scheduler.bridge.listening import Listening
 from async_scheduler.bridge.threads import PurposeThread, with_own_session
 from async_scheduler.errors import ExecutorUnresponsive
 
@@ -39,13 +39,6 @@ log = logging.getLogger(__name__)
 
 Events = dict[Any, tuple[Any, Any]]
 """Workload key → (state, info), as in ``BaseExecutor.event_buffer``."""
-
-
-VAIN = 0.02
-"""Seconds after which an executor is listened to again whose news brought no event: half a message, or an end
-that can be read for ever."""
-UNSURE = 0.1
-"""Seconds after which it is asked again whether a heartbeat may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +63,12 @@ class ExecutorPort:
         self.events: Events = {}
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._bell = Bell()
-        self._thread = PurposeThread(
-            f"executor-{self.name}", partial(_settle_in, executor), interrupt=self._interrupt
+        self._listening = listening = Listening(self, lambda: self._thread.is_wanted)
+        self._thread: PurposeThread = PurposeThread(
+            f"executor-{self.name}", partial(_settle_in, executor), interrupt=listening.interrupt
         )
-        self._listening = False
         self._beaten = Beat(0, 0.0)
-        self._beaten_at = self._rested_at = self._listen_until = -inf
+        self.beaten_at = -inf
         self._failed: BaseException | None = None
         # By identity, in order. The loop adds, the executor's thread takes out, each in one step of its own.
         self._workloads: dict[int, Any] = {}
@@ -134,7 +126,7 @@ class ExecutorPort:
                 raise ExecutorUnresponsive(self.name, name, timeout) from None
             raise
         finally:
-            self._ask_for_a_beat()  # which ends with listening again
+            self.announce()  # which ends with listening again
 
     @property
     def may_beat(self) -> bool:
@@ -198,67 +190,34 @@ class ExecutorPort:
             error, self._failed = self._failed, None
             raise error
         beat = self._beaten
-        is_enough = self._arrived or monotonic() < self._beaten_at + spacing
+        is_enough = self._arrived or monotonic() < self.beaten_at + spacing
         if self._workloads or self._calls or not is_enough:
             beat = await self._thread.call(self._beat)
         self._take_arrived()
         return beat
-
-    def _interrupt(self) -> None:
-        if self._listening:
-            self._bell.ring()
 
     def listen(self, rhythm: Rhythm, seconds: float) -> None:
         """Have the thread wait for news, *seconds* at most, and ask for a beat as soon as there are any.
 
         Where it does so already, it goes on for that long.
         """
-        self._rested_at = monotonic()
-        self._listen_until = self._rested_at + seconds  # written first: who has ended looks at it once more
-        if not self._listening:
-            self._listening = True
-            self._thread.submit_waiting(self._listen, rhythm)
+        if self._listening.begin(seconds):
+            self._thread.submit_waiting(self._listening.run, rhythm)
 
-    def _listen(self, rhythm: Rhythm) -> None:
-        while True:
-            try:
-                asks = self._hears(rhythm)
-            # Nobody waits for this call: the next beat raises what it has met.
-            except BaseException as error:
-                self._failed, asks = error, True
-            # Before the loop is woken: what it does then may end with another call of this.
-            self._listening = False
-            if asks:
-                self._ask_for_a_beat()
-            if asks or self._thread.is_wanted or monotonic() >= self._listen_until:
-                return
-            self._listening = True  # it was to go on just when it ended
+    @property
+    def is_listening(self) -> bool:
+        """Whether the thread waits for news, or is about to."""
+        return self._listening.is_on
 
-    def _hears(self, rhythm: Rhythm) -> bool:
-        """Return whether there are events, as soon as there are any; False if the thread is wanted before."""
-        in_vain = False
-        while not self._arrived:
-            self._bell.silence()
-            now, until = monotonic(), self._listen_until
-            if self._thread.is_wanted or now >= until:
-                return False
-            told = news_of(self.executor)
-            again_in = rhythm.pause() if told is None else rhythm.spacing()
-            again_at = max(self._beaten_at, self._rested_at) + (max(again_in, VAIN) if in_vain else again_in)
-            if self._bell.wait(min(again_at, until) - now):
-                return False
-            if told and self._bell.wait(until - monotonic(), told):
-                return False
-            if monotonic() >= until:
-                continue  # it may be to go on for longer by now
-            if self.may_beat:
-                with_own_session(self._heartbeat)
-                in_vain = told is not None
-            elif self._bell.wait(min(UNSURE, until - monotonic())):
-                return False
-        return not self._thread.is_wanted  # who wants it will see them
+    @property
+    def has_news(self) -> bool:
+        """Whether events are there that no beat has brought back yet."""
+        return bool(self._arrived)
 
-    def _ask_for_a_beat(self) -> None:
+    def announce(self, error: BaseException | None = None) -> None:
+        """Ask for a beat, from any thread; it raises *error*."""
+        if error is not None:
+            self._failed = error
         try:
             self._loop.call_soon_threadsafe(self._wake)
         except RuntimeError:
@@ -281,6 +240,10 @@ class ExecutorPort:
         handed_over = self._hand_over()
         return Beat(handed_over, self._heartbeat())
 
+    def heartbeat(self) -> None:
+        """Send a heartbeat of the thread's own and take the events; on the thread."""
+        with_own_session(self._heartbeat)
+
     def _heartbeat(self) -> float:
         """Send the heartbeat and take the events; return how long the executor took."""
         started = perf_counter()
@@ -288,7 +251,7 @@ class ExecutorPort:
         if events := self.executor.get_event_buffer():
             self._arrived.append(events)
         seconds = perf_counter() - started
-        self._beaten, self._beaten_at = Beat(0, seconds), monotonic()
+        self._beaten, self.beaten_at = Beat(0, seconds), monotonic()
         return seconds
 
     def _hand_over(self) -> int:

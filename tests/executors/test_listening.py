@@ -86,13 +86,13 @@ class Listened:
         self.heard = asyncio.Event()
         self.port = ExecutorPort(executor, wake=self.heard.set, **arguments)
         self._over = Event()
-        listen = self.port._listen
+        run = self.port._listening.run
 
-        def listen_and_tell(rhythm: Rhythm) -> None:
-            listen(rhythm)
+        def run_and_tell(rhythm: Rhythm) -> None:
+            run(rhythm)
             self._over.set()
 
-        self.port._listen = listen_and_tell  # type: ignore[method-assign]
+        self.port._listening.run = run_and_tell  # type: ignore[method-assign]
 
     def listen(self, rhythm: Any, seconds: float = LONG) -> None:
         """Have it listened to."""
@@ -279,7 +279,7 @@ async def test_listening_goes_on_where_that_is_asked_for_just_as_it_ends(
     telling: Telling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = Listened(telling)
-    hears, ended, asked_again = it.port._hears, asyncio.Event(), Event()
+    hears, ended, asked_again = it.port._listening._hears, asyncio.Event(), Event()
 
     def hears_until_asked_again(rhythm: Rhythm) -> bool:
         heard = hears(rhythm)
@@ -288,7 +288,7 @@ async def test_listening_goes_on_where_that_is_asked_for_just_as_it_ends(
             asked_again.wait(LONG)  # the loop finds it listening still
         return heard
 
-    monkeypatch.setattr(it.port, "_hears", hears_until_asked_again)
+    monkeypatch.setattr(it.port._listening, "_hears", hears_until_asked_again)
     it.listen(Steady(), 0.01)
     await ended.wait()
     it.listen(Steady(), LONG)

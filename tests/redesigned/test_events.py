@@ -285,7 +285,7 @@ async def test_a_slow_executor_is_left_alone_for_as_long_as_its_last_beat_took(a
 
 def is_listening(port: ExecutorPort) -> bool:
     """Whether the executor's thread waits for news."""
-    return port._listening
+    return port.is_listening
 
 
 async def test_an_executor_is_listened_to_while_it_has_work(airflow_db: Database) -> None:
@@ -310,10 +310,11 @@ class Deferring:
 
     def __init__(self, assembly: Assembly, monkeypatch: pytest.MonkeyPatch) -> None:
         assert assembly.redesigned is not None
-        self.routine: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
+        routine: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
+        routine._poll_interval = 60.0
+        self.routine = routine
         self.port = assembly.ports[0]
         self.dirty = assembly.redesigned.dirty
-        self.routine._poll_interval = 60.0
         self.now = 1000.0
         monkeypatch.setattr(events, "monotonic", lambda: self.now)
 
