@@ -378,6 +378,7 @@ class Assembly:
         # An executor is a plugin: that its end() fails must not keep the others from ending.
         try:
             await self._confirm(routine)
+            await self._process_events(routine)  # its end may take as long as its tasks do, or fail
             await port.end(self._settings.shutdown_grace)
             if not self.fence.lost:
                 await routine.process_events()
@@ -385,6 +386,15 @@ class Assembly:
             log.error("%s; ending without it", error)
         except Exception:
             log.exception("Exception when executing Executor.end on %s", port.executor)
+
+    async def _process_events(self, routine: RunExecutor) -> None:
+        if self.fence.lost:
+            return
+        try:
+            async with asyncio.timeout(self._settings.shutdown_grace):
+                await routine.process_events()
+        except Exception as error:
+            log.warning("Events of executor %s are kept for its end: %s", routine.name, type(error).__name__)
 
     async def _confirm(self, routine: RunExecutor) -> None:
         """See whether the executor may still be given what waits for it; if unknown, it gets nothing."""

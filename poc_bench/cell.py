@@ -58,10 +58,11 @@ class Cell:
             self._stack.callback(database.close)
             self._start(settings)
             self._wait_until_ready()
+            seconds_to_ready = time.monotonic() - began
             self._let_settle()
             if self._link is not None:
                 self._link.verify()
-            return self._observe(database, time.monotonic() - began)
+            return self._observe(database, seconds_to_ready)
 
     def _start(self, settings: Mapping[str, str]) -> None:
         site = self._site

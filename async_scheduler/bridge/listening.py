@@ -114,6 +114,7 @@ class Listening:
     def run(self, rhythm: Rhythm) -> None:
         """Wait for news until the time is over or the thread is wanted; announce them."""
         while True:
+            self.is_on = True  # again, where it was to go on just when it ended
             error: BaseException | None = None
             try:
                 announces = self._hears(rhythm)
@@ -126,7 +127,6 @@ class Listening:
                 self._source.announce(error)
             if announces or self._is_wanted() or monotonic() >= self._until:
                 return
-            self.is_on = True  # it was to go on just when it ended
 
     def _hears(self, rhythm: Rhythm) -> bool:
         """Return whether there are events, as soon as there are any; False if the thread is wanted before."""

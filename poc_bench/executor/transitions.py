@@ -78,10 +78,10 @@ class Writer:
                 rows = _lock(connection, outcomes)
                 self._mark_ended(connection, rows, outcomes)
             running = [row for row in rows if row.state == "running"]
-            self._archive(connection, [row.id for row in running if outcomes[row.id] == "up_for_retry"])
             maps = [row for row in running if row.id in pushes]
             if maps:
                 connection.execute(insert(TASK_MAP), [_task_map(row, pushes[row.id]) for row in maps])
+            self._follow_up(connection, running, outcomes)
         self.commits += 1
         return rows
 
@@ -126,6 +126,10 @@ class Writer:
             }
             connection.execute(update(TI).where(TI.c.id.in_(ids)).values(ended))
             self._log(connection, ids, state, now)
+
+    def _follow_up(self, connection: Connection, ended: Sequence[Row], outcomes: dict[Any, str]) -> None:
+        """Write, in the transaction of the ends, what comes of them."""
+        self._archive(connection, [row.id for row in ended if outcomes[row.id] == "up_for_retry"])
 
     def _archive(self, connection: Connection, ids: Sequence[Any]) -> None:
         """Copy the try to the history and give the row a new id. Source: ``prepare_db_for_next_try``."""

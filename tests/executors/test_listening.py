@@ -272,7 +272,8 @@ async def test_listening_goes_on_for_as_long_as_was_asked_for_last(telling: Tell
     await asyncio.sleep(0.1)
     assert telling.beats == 0, "that the first time is over is no news"
     telling.end_one()
-    await it.heard.wait()
+    await asyncio.wait_for(it.heard.wait(), LONG)
+    it.port.close()
 
 
 async def test_listening_goes_on_where_that_is_asked_for_just_as_it_ends(
@@ -294,7 +295,33 @@ async def test_listening_goes_on_where_that_is_asked_for_just_as_it_ends(
     it.listen(Steady(), LONG)
     asked_again.set()
     telling.end_one()
-    await it.heard.wait()
+    await asyncio.wait_for(it.heard.wait(), LONG)
+    it.port.close()
+
+
+async def test_who_is_sent_to_listen_while_he_still_does_makes_way(
+    telling: Telling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent between the end of the time and the look whether it was to go on."""
+    it = Listened(telling)
+    listening, again = it.port._listening, list[bool]()
+    wanted = listening._is_wanted
+
+    def is_wanted() -> bool:
+        if not listening.is_on and not again:
+            again.append(listening.begin(LONG))
+            it.port._thread.submit_waiting(listening.run, Steady())
+            return False
+        return wanted()
+
+    monkeypatch.setattr(listening, "_is_wanted", is_wanted)
+    it.listen(Steady(), 0.01)
+    await it.listened()
+    await asyncio.sleep(0.1)
+    assert again == [True]
+    assert it.port.is_listening
+    await asyncio.wait_for(it.port.beat(), LONG / 2)
+    it.port.close()
 
 
 async def test_a_pass_with_nothing_to_hand_over_sends_no_heartbeat_soon_after_another() -> None:
@@ -307,3 +334,4 @@ async def test_a_pass_with_nothing_to_hand_over_sends_no_heartbeat_soon_after_an
     it.port.call_later(lambda: None)
     await it.port.beat(LONG)
     assert it.executor.beats == 3
+    it.port.close()

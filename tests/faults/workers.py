@@ -73,10 +73,10 @@ class PersistentWriter(Writer):
             except DBAPIError:
                 time.sleep(0.1)
 
-    def _mark_ended(self, connection: Connection, rows: Sequence[Row], state: str) -> None:
-        super()._mark_ended(connection, rows, state)
-        for row in rows:
-            if row.dag_id == PRODUCER and state == "success":
+    def _follow_up(self, connection: Connection, ended: Sequence[Row], outcomes: dict[Any, str]) -> None:
+        super()._follow_up(connection, ended, outcomes)
+        for row in ended:
+            if row.dag_id == PRODUCER and outcomes[row.id] == "success":
                 _emit_event(connection, row)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,9 @@ def key(try_number: int = 1) -> TaskInstanceKey:
 
 
 async def process(assembly: Assembly, *told: tuple[TaskInstanceKey, Any, Any]) -> int:
-    """Give the routine these events and let it process them."""
-    assembly.ports[0].events = {event: (state, info) for event, state, info in told}
+    """Give the routine these events, if any are given, and let it process what it has."""
+    if told:
+        assembly.ports[0].events = {event: (state, info) for event, state, info in told}
     routine: Any = assembly.supervisor.drivers["executor:InstantExecutor"].routine
     count: int = await routine.process_events()
     return count
@@ -129,10 +131,10 @@ async def test_events_that_stay_bring_one_visit(airflow_db: Database) -> None:
             somebody.execute(select(TaskInstance).with_for_update())
             assert await process(assembly, (key(), FAILED, None)) == 0
             dirty.release(dirty.take(9, timezone.utcnow()))
-            assert await process(assembly, (key(), FAILED, None)) == 0
+            assert await process(assembly) == 0
             wakeup = assembly.supervisor.drivers["schedule"].wakeup
             wakeup.clear()
-            assert await process(assembly, (key(), FAILED, None)) == 0
+            assert await process(assembly) == 0
             assert not wakeup.is_set
 
 
@@ -264,7 +266,10 @@ async def test_an_instance_is_found_by_its_id_and_after_a_retry_by_its_key(airfl
             assert await load_reported(tx.session, {("dag", "gone", "run_0", -1): None}) == []
 
 
-async def test_ids_are_forgotten_with_the_last_event(airflow_db: Database) -> None:
+async def test_ids_are_forgotten_with_the_last_event(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "LOOK_AFTER", 0.0)
     write_dags(layered_dag("dag", [1]))
     create_run("dag")
     async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
@@ -418,3 +423,100 @@ async def test_that_a_try_follows_by_our_own_doing_is_no_surprise(
         assert await it.hear(after=events.LOOK_AFTER) == 1
     assert states() == {"queued": 1}
     assert "try_number mismatch" not in caplog.text
+
+
+async def test_what_a_pass_says_that_hears_a_good_end_and_what_one_that_looks_at_it(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has told others has progressed: a scheduler must not end for want of progress before they act."""
+    run = store("success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        beats: list[float] = []
+
+        async def beat(spacing: float) -> Beat:
+            beats.append(spacing)
+            return Beat(0, 0.0)
+
+        monkeypatch.setattr(it.port, "beat", beat)
+        know_from_its_workload(assembly, run)
+        it.port._outstanding.clear()
+        it.port.events[key()] = (SUCCESS, None)
+        heard = await it.routine.run_once()
+        assert (heard.progressed, heard.wakes, heard.counts["events"]) == (True, (), 0)
+        it.now += events.LOOK_AFTER
+        looked = await it.routine.run_once()
+        assert (looked.progressed, looked.wakes, looked.counts["events"]) == (False, (), 1)
+        assert beats == [pytest.approx(events.SHORTEST_POLL / 2), inf], "a look waits for no heartbeat"
+
+
+async def test_an_equal_event_of_a_task_that_has_resumed_is_told_of_too(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store("success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        know_from_its_workload(assembly, run)
+        for _ in range(2):
+            assert await it.hear((key(), SUCCESS)) == 0
+            assert it.visit() == [run.id]
+            assert await it.hear() == 0
+            assert it.visit() == []
+        assert await it.hear((key(), FAILED)) == 1, "a bad end does not wait"
+
+
+async def test_a_killed_try_whose_earlier_one_is_not_looked_at_yet_has_its_run_visited(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two tries Airflow's code takes the last."""
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        run = store("running", try_number=2, job=assembly._scheduler.job.id)
+        for one in (key(1), key(2)):
+            it.port.expect(one, run.id)
+            it.port.accept(SimpleNamespace(key=one, ti=SimpleNamespace(id=instance().id)))
+        it.port._workloads.clear()
+        assert await it.hear((key(1), SUCCESS)) == 0
+        assert await it.hear((key(2), SUCCESS)) == 0
+        it.visit()
+        await it.hear(after=events.LOOK_AFTER)
+        assert states() == {"failed": 1}
+        assert it.visit() == [run.id]
+
+
+async def test_a_look_that_was_cut_off_after_its_events_were_settled_is_over(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = store("success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        know_from_its_workload(assembly, run)
+        assert await it.hear((key(), SUCCESS)) == 0
+
+        async def cut_off(*_: Any, **__: Any) -> None:
+            raise TimeoutError
+
+        monkeypatch.setattr(it.routine._finished, "write", cut_off)
+        with pytest.raises(TimeoutError):
+            await it.hear(after=events.LOOK_AFTER)
+        assert await it.hear() == 0
+        assert it.routine.rest(60.0) == 60.0
+
+
+async def test_events_that_wait_are_looked_at_before_their_executor_ends(
+    airflow_db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end may take as long as its tasks do."""
+    run = store("success")
+    async with assembled(InstantExecutor(), settings=REDESIGNED) as assembly:
+        it = Deferring(assembly, monkeypatch)
+        know_from_its_workload(assembly, run)
+        assert await it.hear((key(), SUCCESS)) == 0
+        left: list[int] = []
+
+        async def end(patience: float) -> None:
+            left.append(len(it.port.events))
+
+        monkeypatch.setattr(it.port, "end", end)
+        await assembly._end_executor(it.port, it.routine)
+        assert left == [0]

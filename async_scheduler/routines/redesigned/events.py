@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow._shared.timezones import timezone
 from airflow.models.taskinstancekey import TaskInstanceKey
@@ -22,7 +22,7 @@ from async_scheduler.store.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
     from uuid import UUID
 
@@ -48,6 +48,13 @@ LOOK_AFTER, LOOK_AT_LATEST = 0.05, 0.1
 """Seconds after which good ends are compared with the database: in a pass that brings no others, in any."""
 STILL_ACTIVE = frozenset({"scheduled", "queued", "running", "restarting"})
 """A task instance found in these after its executor is done with it may have been killed."""
+
+
+class Told(NamedTuple):
+    """An event whose run was told of, and when."""
+
+    at: datetime
+    event: tuple[Any, Any]
 
 
 class RunExecutorInSets(RunExecutor):
@@ -82,10 +89,10 @@ class RunExecutorInSets(RunExecutor):
         self._wake = wake
         self._finished = FinishedLog(view, scheduler.job.id)
         self._contradicting: set[int] = set()
-        self._told: dict[TaskInstanceKey, datetime] = {}
+        self._told: dict[TaskInstanceKey, Told] = {}
         self._look_from: float | None = None
         self._put_back = 0
-        self._brought_news = False
+        self._tells = self._brought_news = False
         self._last_news = -inf
         self._took = 0.0
 
@@ -95,19 +102,26 @@ class RunExecutorInSets(RunExecutor):
         While workloads and events flow the next beat follows soon: the end of a task is what its successors
         wait for. An executor that is slow to answer is asked less often, one that is quiet at its interval.
         """
-        started, self._brought_news = monotonic(), False
+        started, self._tells, self._brought_news = monotonic(), False, False
         outcome = await super().run_once()
         self._took = monotonic() - started
-        if outcome.counts["events"] or outcome.counts["handed_over"]:
+        if outcome.counts["handed_over"]:
             self._last_news = monotonic()
         if outcome.due_in is not None:
             outcome = replace(outcome, due_in=min(self.pause(), outcome.due_in))
-        counts = {**outcome.counts, "put_back": self._put_back}
-        return replace(outcome, counts=counts, progressed=self._brought_news, wakes=self._followers())
+        return replace(
+            outcome,
+            counts={**outcome.counts, "put_back": self._put_back},
+            progressed=self._tells or self._brought_news,
+            wakes=self._followers() if self._brought_news else (),  # the others were woken when it was heard
+        )
 
     def least_between_beats(self) -> float:
-        """Return half of what is between two beats that nothing asks for: a pass may be a little early."""
-        return self.spacing() / 2
+        """Return half of what is between two beats that nothing asks for: a pass may be a little early.
+
+        A look at events that is due waits for none: it may be what finds that their executor has trouble.
+        """
+        return inf if self._look_in() == 0.0 else self.spacing() / 2
 
     def rest(self, seconds: float) -> float:
         """Have the executor listened to while it has work; it asks for the next pass when it has news.
@@ -116,12 +130,14 @@ class RunExecutorInSets(RunExecutor):
         """
         if self._look_from is None and (self._port.events or not self._port.has_unfinished_work):
             return seconds
-        rest = self._poll_interval
-        if self._look_from is not None:
-            rest = min(rest, max(0.0, self._look_from + LOOK_AFTER - monotonic()))
+        rest = min(self._poll_interval, self._look_in())
         if self._port.has_unfinished_work:
             self._port.listen(self, rest)
         return rest
+
+    def _look_in(self) -> float:
+        """Return the seconds until events are looked at that wait for it, infinity if none do."""
+        return inf if self._look_from is None else max(0.0, self._look_from + LOOK_AFTER - monotonic())
 
     def spacing(self) -> float:
         """Return the seconds from one beat to the next at least."""
@@ -145,11 +161,12 @@ class RunExecutorInSets(RunExecutor):
         do, and many are looked at together.
         """
         if not self._port.events:
+            self._look_from = None
             return 0
-        new = {key: event for key, event in self._port.events.items() if key not in self._told}
-        told = self._mark_at_once(_split(new)[0])
-        if told:
+        new = {key: event for key, event in self._port.events.items() if not self._is_told(key, event)}
+        if new:
             self._last_news = monotonic()
+        told = self._mark_at_once(_split(new)[0])
         all_may_wait = not self._put_back and all(key in told and _is_good(new[key]) for key in new)
         return 0 if all_may_wait and self._looks_later(news=bool(new)) else await self.process_events()
 
@@ -173,35 +190,43 @@ class RunExecutorInSets(RunExecutor):
         unseen = [one for one in agreeing if self._may_have_missed(one)]
         self._dirty.mark(one.row.run for one in unseen)
         await self._finished.write(agreeing, went_on={one.key for one in unseen if one.key in self._told})
+        for_airflow = {run for key in self._port.events if (run := self._port.run_of(key)) is not None}
         others = await super().process_events()
         left = self._port.events
-        self._told = {key: when for key, when in self._told.items() if key in left}
+        self._told = {key: told for key, told in self._told.items() if key in left}
         self._look_from, self._put_back = None, len(left)
         # Marked only now that Airflow's code has committed what it made of them.
         self._dirty.mark(self._contradicting)
+        if others:
+            self._dirty.mark(for_airflow)
         self._contradicting.clear()
-        # Of the rest its followers were told when it was heard.
         self._brought_news = bool(unseen or gone or others)
         return len(settled) + others
 
     def _may_have_missed(self, ended: Ended) -> bool:
         """Whether no visit is known to have begun after the last write to the task instance."""
         told, written = self._told.get(ended.key), ended.row.updated_at
-        return told is None or written is None or written >= told
+        return told is None or written is None or written >= told.at
 
-    def _mark_at_once(self, ended: Collection[TaskInstanceKey]) -> set[TaskInstanceKey]:
+    def _is_told(self, key: Any, event: tuple[Any, Any]) -> bool:
+        """Whether this very event was told of: of a task that resumes another, equal one may follow."""
+        return key in self._told and self._told[key].event is event
+
+    def _mark_at_once(self, ended: Mapping[TaskInstanceKey, tuple[Any, Any]]) -> set[TaskInstanceKey]:
         """Have the runs of *ended* visited that are known without a look; return which those are.
 
         Once for each event: those whose rows are locked come again with each pass. A worker has written the
         end before its executor hears of it, so the visit will see it. Where an event turns out to contradict
         the database, the visit was one too many.
         """
-        new = (key for key in ended if key not in self._told)
+        new = (key for key, event in ended.items() if not self._is_told(key, event))
         runs = {key: run for key in new if (run := self._port.run_of(key)) is not None}
         if runs:
-            self._told.update(dict.fromkeys(runs, timezone.utcnow()))
+            now = timezone.utcnow()
+            self._told.update({key: Told(now, ended[key]) for key in runs})
             self._dirty.mark(runs.values())
             self._wake(self._followers())
+            self._tells = True
         return set(runs)
 
     async def _write_ids(self, started: dict[TaskInstanceKey, Any]) -> None:
@@ -262,12 +287,13 @@ def _split(
     """
     tries = Counter(key.primary for key in events if isinstance(key, TaskInstanceKey))
     ended, started = {}, {}
-    for key, (state, info) in events.items():
+    for key, event in events.items():
         if not isinstance(key, TaskInstanceKey) or tries[key.primary] > 1:
             continue
+        state, info = event
         name = str(getattr(state, "value", state))
         if name in ENDED:
-            ended[key] = (state, info)
+            ended[key] = event  # the very one: see _is_told
         elif name in STARTED:
             started[key] = info
     return ended, started
