@@ -113,7 +113,8 @@ class RunExecutorInSets(RunExecutor):
             outcome,
             counts={**outcome.counts, "put_back": self._put_back},
             progressed=self._tells or self._brought_news,
-            wakes=self._followers() if self._brought_news else (),  # the others were woken when it was heard
+            # Of what was only told of they were woken when it was heard.
+            wakes=() if self._tells and not self._brought_news else self._followers(),
         )
 
     def least_between_beats(self) -> float:
