@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow import settings as airflow_settings
 from airflow._shared.timezones import timezone
@@ -377,8 +377,11 @@ class Assembly:
     async def _end_executor(self, port: ExecutorPort, routine: RunExecutor) -> None:
         # An executor is a plugin: that its end() fails must not keep the others from ending.
         try:
-            await self._confirm(routine)
-            await self._process_events(routine)  # its end may take as long as its tasks do, or fail
+            # See whether it may still be given what waits for it; if unknown, it gets nothing.
+            await self._before_its_end(routine.confirm(), f"Executor {routine.name} gets no more work")
+            if not self.fence.lost:  # now, too: its end may take as long as its tasks do, or fail
+                left = f"Events of {routine.name} are left for its end"
+                await self._before_its_end(routine.process_events(), left)
             await port.end(self._settings.shutdown_grace)
             if not self.fence.lost:
                 await routine.process_events()
@@ -387,23 +390,14 @@ class Assembly:
         except Exception:
             log.exception("Exception when executing Executor.end on %s", port.executor)
 
-    async def _process_events(self, routine: RunExecutor) -> None:
-        if self.fence.lost:
-            return
+    async def _before_its_end(self, work: Coroutine[Any, Any, object], otherwise: str) -> None:
+        """Do *work* within the grace; where that fails, say what follows: the executor ends all the same."""
         try:
             async with asyncio.timeout(self._settings.shutdown_grace):
-                await routine.process_events()
-        except Exception as error:
-            log.warning("Events of executor %s are kept for its end: %s", routine.name, type(error).__name__)
-
-    async def _confirm(self, routine: RunExecutor) -> None:
-        """See whether the executor may still be given what waits for it; if unknown, it gets nothing."""
-        try:
-            async with asyncio.timeout(self._settings.shutdown_grace):
-                await routine.confirm()
+                await work
         except Exception as error:
             if not self.fence.lost:
-                log.warning("Executor %s gets no more work: %s", routine.name, type(error).__name__)
+                log.warning("%s: %s", otherwise, type(error).__name__)
 
     async def _drain_threads(self) -> None:
         """Let listeners and timers on threads end what they have begun, within the grace."""

@@ -296,6 +296,7 @@ async def test_listening_goes_on_where_that_is_asked_for_just_as_it_ends(
     asked_again.set()
     telling.end_one()
     await asyncio.wait_for(it.heard.wait(), LONG)
+    assert telling.beats == 1
     it.port.close()
 
 
